@@ -1,13 +1,21 @@
-"""Final weights: a file that describes itself, in safetensors."""
+"""Final weights, and the checkpoints a killed training continues from; both are verified safetensors, nothing is pickled."""
 
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import torch
 
-from pipeline.errors import IntegrityError
-from pipeline.files import load_arrays, save_arrays
+from pipeline.errors import BusyError, IntegrityError
+from pipeline.files import Arrays, load_arrays, save_arrays, write
 from pipeline.models import MODELS, Model
 
 
@@ -24,6 +32,15 @@ class Trained:
     """Height and width in pixels."""
     beta: float | None
     """Weight of the KL term in training; None for a model without one."""
+
+    def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> Arrays:
+        """Return ``code`` ``[N, latent_dim]`` and ``reconstruction`` ``[N, D]`` of images ``[N, D]`` in [0, 1].
+
+        This is what MLflow calls on a model it has loaded (``mlflow.pyfunc``).
+        """
+        with torch.no_grad():
+            code = self.model.embed(torch.as_tensor(np.asarray(images), dtype=torch.float32))
+            return {"code": code.numpy(), "reconstruction": torch.sigmoid(self.model.decode(code)).numpy()}
 
 
 def save_weights(path: str | Path, trained: Trained) -> None:
@@ -46,3 +63,81 @@ def load_weights(path: str | Path, device: torch.device | str = "cpu") -> Traine
         return Trained(model.to(device).eval(), header["model"], header["dataset"], (height, width), header["beta"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(f"{path}: not weights of this version ({error}); delete it and run `dvc repro`") from None
+
+
+_HERE = Path(__file__).resolve().parent
+_load_pyfunc = load_weights  # the name by which MLflow asks a loader module for its model
+
+
+def source_sha256() -> str:
+    """Return a hash over the files of pipeline/ and stages/ that this process has imported: what its results depend on."""
+    digest = hashlib.sha256()
+    files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    for file in sorted(files):
+        if file.parts[: len(_HERE.parts)] == _HERE.parts or file.parent == _HERE.parent / "stages":
+            digest.update(f"{file.relative_to(_HERE.parent)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The folder of one training's checkpoints: two generations, one writer.
+
+    The folder's name is a fingerprint of all that decides the training's bits, so that nothing continues from another
+    training's state. It lies outside DVC's outs, which DVC deletes before a stage runs. Use it as a context manager:
+    entering takes the lock and raises BusyError, naming the holder, when another process has it.
+    """
+
+    def __init__(self, root: Path, stage: str, **decides: Any) -> None:
+        key = json.dumps(decides | {"torch": torch.__version__}, sort_keys=True, default=str)
+        self.folder = root / stage / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read() or "?"
+            self._lock.close()
+            raise BusyError(f"the same training already runs as process {holder}; wait for it or stop it") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.close()
+
+    def _generation(self, epoch: int) -> Path:
+        return self.folder / f"{'even' if epoch % 2 == 0 else 'odd'}.safetensors"
+
+    def save(self, arrays: Arrays, header: dict[str, Any]) -> None:
+        """Write a checkpoint over the older of the two; ``header["epoch"]`` orders them."""
+        save_arrays(self._generation(header["epoch"]), arrays, header)
+
+    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """Return the newest checkpoint that is whole, saying which was skipped, or None when there is none."""
+        found = []
+        for path in (self._generation(0), self._generation(1)):
+            if path.exists():
+                try:
+                    found.append(load_arrays(path))
+                except IntegrityError as error:
+                    print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
+        return max(found, key=lambda checkpoint: checkpoint[1]["epoch"], default=None)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run of this training, kept from its first moment so that a resumed training continues it."""
+        path = self.folder / "run_id"
+        return path.read_text() if path.exists() else None
+
+    @run_id.setter
+    def run_id(self, run_id: str | None) -> None:
+        if run_id:
+            write(self.folder / "run_id", run_id)
+
+    def clear(self) -> None:
+        """Delete the checkpoints, once the training's outputs are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

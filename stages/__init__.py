@@ -1,16 +1,17 @@
 """The commands of dvc.yaml: each reads its options and params, calls the package and writes its declared outputs."""
 
+import ctypes
 import errno
 import signal
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from pipeline.errors import PipelineError
 
-OUT_OF_MEMORY, NO_SPACE, TERMINATED = 5, 74, 128 + signal.SIGTERM
+OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, TERMINATED = 5, 74, 128 + signal.SIGINT, 128 + signal.SIGTERM
+_PR_SET_PDEATHSIG = 1
 _NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
 
 
@@ -18,13 +19,20 @@ def _terminate(signum: int, frame: object) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
-def run(command: Callable[[], object]) -> NoReturn:
+def run(command: click.Command) -> NoReturn:
     """Run a click command as a stage: a user's mistake is one line on stderr and the exit code of its kind."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform == "linux":
+        # A killed `dvc` would leave its stage running, and the next `dvc repro` would start a second one beside it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
-        command()
+        command.main(standalone_mode=False)
     except PipelineError as error:
         message, code = str(error), error.exit_code
+    except click.ClickException as error:
+        message, code = f"{error.format_message()} (see --help)", error.exit_code
+    except click.Abort:
+        message, code = "interrupted", INTERRUPTED
     except OSError as error:
         if error.errno not in _NO_SPACE_ERRNOS:
             raise

@@ -1,0 +1,80 @@
+"""Where and how to compute: device, threads, precision, determinism and seeds, decided once and announced."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import ParamsError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The environment of a computation; it decides speed and the last bits of a result, never what is computed."""
+
+    device: torch.device
+    threads: int = 2
+    precision: str = "float32"
+    reason: str = "asked for"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which matrix products run in bfloat16, or one that does nothing."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{self.threads} threads"
+        return f"{self.device} ({self.reason}), {name}, {self.precision}"
+
+
+def _choose(device: str) -> tuple[torch.device, str]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        chosen = next(name for name, there in available.items() if there)
+        missing = [name for name in ("cuda", "mps") if not available[name]]
+        return torch.device(chosen), "the only device here" if len(missing) == 2 else "auto: the fastest device here"
+    if not available.get(device):
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise ParamsError(f"train.device: {device!r} is not available on this machine; available: auto, {there}")
+    return torch.device(device), "asked for"
+
+
+@contextmanager
+def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> Iterator[Runtime]:
+    """Enter a runtime: deterministic algorithms, a fixed number of threads; everything is put back on leaving.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        threads: CPU threads; another number gives other last bits, so it is a parameter and not the number of cores.
+        precision: ``float32`` or ``bfloat16`` (autocast).
+
+    Raises ParamsError when this machine does not have the device.
+    """
+    # cuBLAS is only repeatable with a fixed workspace, and reads this when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    chosen, reason = _choose(device)
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield Runtime(chosen, threads, precision, reason)
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """Return a CPU generator seeded by its purpose, e.g. ``generator(seed, "order", epoch)``.
+
+    Because no generator outlives its purpose, drawing more in one place never changes what is drawn in another, and a
+    resumed run needs no generator's state.
+
+    >>> torch.equal(torch.rand(3, generator=generator(1, "a")), torch.rand(3, generator=generator(1, "a")))
+    True
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,209 @@
+"""The training loop: a generator of epochs that knows no tracker, no file and no model's name."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.data import Split
+from pipeline.errors import DivergedError
+from pipeline.runtime import Runtime, generator
+
+_VALIDATION_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a training continues from, to the bit: arrays and a JSON-able header."""
+
+    arrays: dict[str, np.ndarray]
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave.
+
+    ``metrics`` are nats per image: ``train/*`` the means over the epoch's steps, ``val/*`` over the validation images at
+    beta = 1 with the same noise every time. ``state`` is valid until the next epoch is asked for.
+    """
+
+    step: int
+    """The epoch's number, from 1."""
+    metrics: dict[str, float]
+    seconds: float
+    """Wall time of the training steps."""
+    samples: int
+    """Images trained on."""
+    state: State
+
+
+class _FlatAdam:
+    """A model's parameters and gradients as two flat buffers, stepped by one fused Adam call instead of one per tensor."""
+
+    def __init__(self, model: nn.Module, learning_rate: float) -> None:
+        parameters = list(model.parameters())
+        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        self.weights.grad = torch.zeros_like(self.weights)
+        offset = 0
+        for parameter in parameters:
+            view = slice(offset, offset + parameter.numel())
+            parameter.data = self.weights[view].view_as(parameter)
+            parameter.grad = self.weights.grad[view].view_as(parameter)
+            offset = view.stop
+        self.adam = torch.optim.Adam([self.weights], lr=learning_rate, fused=True)
+        # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
+        # and nobody has to wait for the device to find out.
+        self.bad = torch.zeros((), device=self.weights.device)
+        self.adam.found_inf = self.bad  # type: ignore[attr-defined]
+
+    def zero_grad(self) -> None:
+        assert self.weights.grad is not None
+        self.weights.grad.zero_()
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        assert self.weights.grad is not None
+        bad = torch.isfinite(loss.detach() + self.weights.grad.sum()).logical_not()
+        torch.logical_or(self.bad, bad, out=self.bad)
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.step()
+
+
+def _learning_rate(schedule: str, peak: float, step: int, total: int) -> float:
+    return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
+
+
+def _flatten(prefix: str, values: Mapping[str, Tensor]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, value in values.items():
+        numbers = value.tolist()
+        if isinstance(numbers, list):
+            metrics |= {f"{prefix}/{name}/{i}": number for i, number in enumerate(numbers)}
+        else:
+            metrics[f"{prefix}/{name}"] = numbers
+    return metrics
+
+
+def resident(split: Split, device: torch.device) -> Tensor:
+    """Return a split's images on a device as bytes ``[N, D]``; a batch becomes intensities only when it is used."""
+    return torch.from_numpy(split.images.reshape(len(split), -1)).to(device)
+
+
+@torch.no_grad()
+def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    """Return the means of the model's objective at beta = 1 over ``images`` (uint8 ``[N, D]``) with the given noise."""
+    totals: dict[str, Tensor] = {}
+    for x, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
+        for name, value in model.objective(x.float() / 255, eps).items():  # type: ignore[operator]
+            totals[name] = totals.get(name, 0) + value.double() * len(x)
+    return {name: total / len(images) for name, total in totals.items()}
+
+
+def fit(
+    model: nn.Module,
+    train: Split,
+    val: Split,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    schedule: str = "cosine",
+    patience: int = 7,
+    seed: int = 0,
+    beta: float = 1.0,
+    warmup_epochs: int = 0,
+    runtime: Runtime | None = None,
+    resume: State | None = None,
+) -> Iterator[Epoch]:
+    """Train a model, yielding after each epoch; when the generator ends, the model holds the best weights.
+
+    An epoch is a permutation of the images cut into full batches; what remains is left out, another few images each
+    time. Permutations and noise depend on ``(seed, epoch)`` alone, so that continuing from ``resume`` gives the bits of
+    an uninterrupted run.
+
+    Args:
+        model: has ``objective(x, noise, beta)`` that returns ``loss`` and its parts, and ``noise_dim``.
+        train, val: images to learn from and to choose the best epoch by.
+        epochs: passes over the training images, at most.
+        batch_size: images per step.
+        learning_rate: Adam's step size (1412.6980) at the start.
+        schedule: ``constant`` or ``cosine`` (to zero over all epochs, 1608.03983).
+        patience: epochs without a lower validation loss before stopping; 0 never stops early.
+        seed: of the permutations and the noise.
+        beta: weight of the KL term.
+        warmup_epochs: epochs over which that weight rises linearly to ``beta``; the best epoch is chosen after them.
+        runtime: where to compute; by default the CPU as it is.
+        resume: the state to continue from.
+
+    Raises:
+        DivergedError: a loss or a gradient was not finite; no step was taken with it.
+    """
+    runtime = runtime or Runtime(torch.device("cpu"))
+    device = runtime.device
+    model.to(device).train()
+    noise_dim = int(model.noise_dim)  # type: ignore[arg-type]
+    images, held_out = resident(train, device), resident(val, device)
+    batch_size = min(batch_size, len(train))
+    steps = len(train) // batch_size
+    val_noise = torch.randn(len(val), noise_dim, generator=generator(seed, "validation")).to(device)
+    optimizer = _FlatAdam(model, learning_rate)
+    best_weights = optimizer.weights.clone()
+    epoch, best_epoch, best_loss, waited = 0, 0, math.inf, 0
+    if resume:
+        epoch, best_epoch, best_loss, waited = (resume.header[key] for key in ("epoch", "best_epoch", "best_loss", "waited"))
+        saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
+        optimizer.weights.copy_(saved["weights"])
+        best_weights.copy_(saved["best_weights"])
+        moments = {"step": torch.tensor(float(epoch * steps)), "exp_avg": saved["exp_avg"], "exp_avg_sq": saved["exp_avg_sq"]}
+        optimizer.adam.state[optimizer.weights] = moments
+
+    while epoch < epochs and not (patience and waited >= patience):
+        epoch += 1
+        start = time.perf_counter()
+        order = torch.randperm(len(train), generator=generator(seed, "order", epoch)).to(device)
+        noise = torch.randn(steps, batch_size, noise_dim, generator=generator(seed, "noise", epoch)).to(device)
+        weight = beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
+        totals: dict[str, Tensor] = {}
+        for i in range(steps):
+            x = images[order[i * batch_size : (i + 1) * batch_size]].float().div_(255)
+            optimizer.zero_grad()
+            with runtime.autocast():
+                terms = model.objective(x, noise[i], weight)  # type: ignore[operator]
+            terms["loss"].backward()
+            rate = _learning_rate(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
+            optimizer.step(terms["loss"], rate)
+            for name, value in terms.items():
+                if value.ndim == 0:
+                    totals[name] = totals.get(name, 0) + value.detach()
+        train_metrics = {name: total.item() / steps for name, total in totals.items()}
+        seconds = time.perf_counter() - start
+        if optimizer.bad.item():
+            raise DivergedError(
+                f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
+                f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
+            )
+        metrics = {f"train/{name}": value for name, value in train_metrics.items()}
+        metrics |= _flatten("val", validate(model, held_out, val_noise))
+        metrics["learning_rate"] = rate
+        if metrics["val/loss"] < best_loss and (epoch >= warmup_epochs or epoch == epochs):
+            best_epoch, best_loss, waited = epoch, metrics["val/loss"], 0
+            best_weights.copy_(optimizer.weights)
+        elif epoch > warmup_epochs:
+            waited += 1
+        moments = optimizer.adam.state[optimizer.weights]
+        tensors = {"weights": optimizer.weights.detach(), "best_weights": best_weights.detach()}
+        tensors |= {name: moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        state = State(
+            {name: tensor.numpy(force=True) for name, tensor in tensors.items()},
+            {"epoch": epoch, "best_epoch": best_epoch, "best_loss": best_loss, "waited": waited},
+        )
+        yield Epoch(epoch, metrics, seconds, steps * batch_size, state)
+
+    with torch.no_grad():
+        optimizer.weights.copy_(best_weights)
+    model.eval()
