@@ -58,7 +58,7 @@ class Dataset:
 
 def save_dataset(path: str | Path, dataset: Dataset) -> None:
     """Write the prepared file; the same images give the same bytes."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
         split: Split = getattr(dataset, part)
         arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}

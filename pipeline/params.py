@@ -24,8 +24,8 @@ HiddenDims = Annotated[list[Annotated[int, Field(ge=1, le=65536)]], Field(max_le
 class DataParams(_Section):
     """Which images, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "kmnist", "digits"]
-    """The data set."""
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """The data set, one of pipeline/datasets; ``download`` refuses a name that is not there."""
     mirror: str | None
     """A folder, ``file:`` or ``http(s):`` URL with the data set's files, tried before the published ones."""
     fallback: Literal["digits"] | None
@@ -80,6 +80,12 @@ class EvaluateParams(_Section):
     """fast: at most 2,000 test images; full: all of them."""
     num_samples: Annotated[int, Field(ge=1, le=1000)]
     """Draws from the posterior per image for the sampled reconstruction term."""
+    judge_seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Seed of the judge's weights and batches; apart from ``seed``, so that one judge judges the models of all seeds."""
+    judge_steps: Annotated[int, Field(ge=10, le=1000000)]
+    """Batches of 128 images the judge is trained on."""
+    judge_accuracy: Annotated[float, Field(ge=0, le=1)]
+    """Fraction of test images the judge must name rightly to be listened to; below, its metrics are left out."""
 
 
 class FiguresParams(_Section):

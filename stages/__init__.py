@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, TERMINATED = 5, 74, 128 + signal.SIGINT, 128 + signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
-_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -1,0 +1,47 @@
+# Every command makes the environment it needs; `make help` lists them.
+PYTHON ?= python3
+UV := .uv/bin/uv
+BIN := .venv/bin
+STAMP := .venv/.locked
+
+# The activated environment, and MLflow's telemetry off; stages call plain `python`.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help env repro test check ui lock clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+$(STAMP): requirements.lock | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	touch $(STAMP)
+
+env: $(STAMP) ## Make the environment in .venv
+
+repro: env ## Run the pipeline: data, training, evaluation, figures
+	$(BIN)/dvc repro
+
+test: env ## Run the tests
+	$(BIN)/pytest
+
+check: env ## Lint, format and type checks, the same as pre-commit and CI
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: env ## Show the runs in MLflow on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+
+lock: $(UV) ## Solve the dependencies of pyproject.toml anew
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
+		--custom-compile-command 'make lock' --upgrade pyproject.toml --output-file requirements.lock
+
+clean: ## Delete resume checkpoints of trainings that were given up
+	rm -rf .pipeline/checkpoints

@@ -1,0 +1,245 @@
+"""One file from the first mirror that has it: bounded in time and size, and checked before anybody sees a byte."""
+
+import gzip
+import hashlib
+import io
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import requests
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError, NameResolutionError
+
+from pipeline.errors import IntegrityError, PipelineError
+
+MAX_REDIRECTS = 5
+_CHUNK = 1 << 16  # bytes
+_SLACK = 1 << 16  # bytes that gzip may add to what it cannot compress
+
+
+class Unavailable(PipelineError):
+    """No mirror has the file. ``reasons`` holds one line per mirror; nothing wrong was served, so a fallback is in order."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reasons = list(reasons)
+
+
+class _Missing(Unavailable):
+    """The mirror is there, the file is not."""
+
+
+class _Busy(Exception):
+    """The mirror asks to try again later."""
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file must be: ``size`` bytes uncompressed that begin with ``header`` and have this checksum.
+
+    ``sha256`` is that of the uncompressed bytes, since mirrors recompress; where only the md5 of the published ``.gz`` is
+    known (``gz_md5``), nothing but that very ``.gz`` is accepted.
+    """
+
+    name: str
+    header: bytes
+    size: int
+    sha256: str | None = None
+    gz_md5: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.sha256 or self.gz_md5):
+            raise ValueError(f"{self.name}: needs a sha256 or a gz_md5")
+
+    def check(self, served: bytes) -> bytes:
+        """Return the uncompressed bytes. Raises IntegrityError when they are not this file."""
+        zipped = served.startswith(b"\x1f\x8b")
+        if not zipped and not self.sha256:
+            raise IntegrityError("served uncompressed, but only the .gz has a published checksum")
+        if zipped and self.gz_md5 and hashlib.md5(served, usedforsecurity=False).hexdigest() != self.gz_md5:
+            raise IntegrityError("md5 of the .gz differs from the published one")
+        try:  # never more than one byte too many: a small gzip can hold gigabytes
+            content = gzip.GzipFile(fileobj=io.BytesIO(served)).read(self.size + 1) if zipped else served
+        except (EOFError, OSError, zlib.error):
+            raise IntegrityError("truncated or damaged gzip") from None
+        if not content.startswith(self.header):
+            raise IntegrityError("a web page, not data" if content.lstrip().startswith(b"<") else "not the expected header")
+        if len(content) != self.size:
+            raise IntegrityError(f"{'more' if len(content) > self.size else 'fewer'} bytes than the {self.size:,} of the header")
+        if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
+            raise IntegrityError("sha256 differs from the published one")
+        return content
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one mirror is waited for, in seconds, and the slowest transfer (bytes per second) worth waiting for.
+
+    A transfer has ``total`` seconds, retries included, and one more per ``min_rate`` bytes that arrived.
+    """
+
+    connect: float = 5
+    read: float = 10
+    total: float = 30
+    min_rate: float = 64 * 1024
+    backoff: tuple[float, ...] = (0.5, 1.0)
+    sleep: Callable[[float], None] = time.sleep
+
+
+def _scheme(mirror: str) -> str:
+    match = re.match(r"([a-z][a-z0-9+.-]*):", mirror, re.IGNORECASE)
+    return match[1].lower() if match else ""
+
+
+def redact(mirror: str) -> str:
+    """Return a mirror fit for a log: without user, password, query and fragment; ``***`` where those cannot be told apart.
+
+    >>> redact("https://me:secret@host/mnist?key=secret")
+    'https://host/mnist'
+    """
+    scheme, (_, slashes, rest) = _scheme(mirror), mirror.partition("://")
+    if scheme in ("", "file") and "@" not in mirror:
+        return mirror
+    host = re.split(r"[/?#]", rest)[0]
+    path = rest[len(host) :]
+    if not slashes or "@" in path:
+        return f"{scheme}:***"
+    return f"{scheme}://{host.rpartition('@')[2]}{re.split(r'[?#]', path)[0]}"
+
+
+def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | int | Exception]") -> None:
+    """Put the length (0: unknown), the chunks and an empty chunk, or what went wrong, into ``out``."""
+    try:
+        with requests.Session() as session:
+            session.max_redirects = MAX_REDIRECTS
+            # requests reads the whole body of a redirect, however large, unless the response is closed before it looks.
+            hooks = {"response": lambda response, **_: response.close() if response.is_redirect else None}
+            timeout, headers = (patience.connect, patience.read), {"Accept-Encoding": "identity"}
+            with session.get(url, stream=True, timeout=timeout, headers=headers, hooks=hooks) as response:
+                if response.status_code >= 500 or response.status_code == 429:
+                    raise _Busy(f"HTTP {response.status_code}")
+                if response.status_code != 200:
+                    raise _Missing(f"HTTP {response.status_code}")
+                length = response.headers.get("Content-Length", "")
+                out.put(int(length) if length.isdecimal() else 0)
+                size = 0
+                for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                    out.put(chunk)
+                    size += len(chunk)
+                    if size > cap:
+                        break
+        out.put(b"")
+    except Exception as error:  # handed over to the caller's thread
+        out.put(error)
+
+
+def _attempt(url: str, label: str, cap: int, patience: Patience, started: float) -> bytes:
+    # A thread, because no timeout of requests bounds a hanging name server or a header that drips byte by byte.
+    out: SimpleQueue[bytes | int | Exception] = SimpleQueue()
+    body = bytearray()
+    # Even a disabled bar imports multiprocessing at its birth, and a signal that arrives in an import can get lost.
+    with tqdm(desc=label, unit="B", unit_scale=True, leave=False) if sys.stderr.isatty() else nullcontext() as bar:
+        Thread(target=_stream, args=(url, cap, patience, out), daemon=True).start()
+        while True:
+            left = started + patience.total + len(body) / patience.min_rate - time.monotonic()
+            try:
+                item = out.get(timeout=max(left, 0))
+            except Empty:
+                raise Unavailable(f"gave up after {time.monotonic() - started:.0f} s and {len(body):,} bytes") from None
+            if isinstance(item, Exception):
+                raise item
+            if item == b"":
+                return bytes(body)
+            if isinstance(item, bytes):
+                body += item
+                if bar is not None:
+                    bar.update(len(item))
+            elif bar is not None:
+                bar.total = item or None
+
+
+def _http(url: str, label: str, cap: int, patience: Patience) -> bytes:
+    started = time.monotonic()
+    for pause in (*patience.backoff, None):
+        try:
+            return _attempt(url, label, cap, patience, started)
+        except (_Busy, requests.RequestException, HTTPError, OSError, ValueError) as error:
+            # What requests says may hold the whole URL, so only the kind of its innermost error is told.
+            cause = getattr(error.args[0] if error.args else None, "reason", None) or error
+            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(cause).__name__).lower()
+            passing = _Busy, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
+            if pause is None or not isinstance(error, passing) or isinstance(cause, NameResolutionError):
+                raise Unavailable(str(error) if isinstance(error, _Busy) else kind) from None
+            patience.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _local(folder: Path, name: str, cap: int) -> bytes:
+    path = folder / name
+    if not folder.is_dir():
+        raise Unavailable("no such folder")
+    if not path.is_file():  # neither absent nor a device or pipe that never ends
+        raise _Missing("no such file")
+    with open(path, "rb") as file:
+        return file.read(cap + 1)
+
+
+def _read(mirror: str, name: str, cap: int, patience: Patience) -> bytes:
+    scheme = _scheme(mirror)
+    if scheme not in ("", "file", "http", "https"):
+        raise Unavailable("refused: a mirror is a folder or a file:, http: or https: URL")
+    try:
+        parts = urlsplit(mirror)
+        if scheme.startswith("http"):
+            return _http(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl(), name, cap, patience)
+        if scheme and parts.netloc not in ("", "localhost"):
+            raise Unavailable("refused: a file: URL names no host")
+        return _local(Path(url2pathname(parts.path) if scheme else mirror).expanduser(), name, cap)
+    except OSError as error:
+        raise Unavailable(error.strerror or type(error).__name__) from None
+    except ValueError:
+        raise Unavailable("not a valid URL") from None
+
+
+def _from(mirror: str, file: File, patience: Patience) -> bytes:
+    cap = file.size + _SLACK
+    try:
+        served = _read(mirror, f"{file.name}.gz", cap, patience)
+    except _Missing as zipped:
+        if not file.sha256:
+            raise
+        try:
+            served = _read(mirror, file.name, cap, patience)
+        except _Missing:
+            raise zipped from None
+    return file.check(served)
+
+
+def fetch(file: File, mirrors: Sequence[str], patience: Patience | None = None) -> tuple[bytes, str]:
+    """Return ``(uncompressed bytes, mirror)`` of the first mirror whose answer is ``file``, raw or as ``.gz``.
+
+    A mirror is a folder, a ``file:`` or an ``http(s):`` URL. Raises Unavailable when none has it, and IntegrityError when at
+    least one answered with something else: whoever serves wrong bytes must be looked at, not worked around.
+    """
+    reasons, wrong = [], False
+    for mirror in mirrors:
+        try:
+            return _from(mirror, file, patience or Patience()), mirror
+        except (Unavailable, IntegrityError) as error:
+            reasons.append(f"{redact(mirror)}: {error}")
+            wrong = wrong or isinstance(error, IntegrityError)
+            print(f"{file.name}: {reasons[-1]}", file=sys.stderr, flush=True)
+    message = f"{file.name}: " + ("; ".join(reasons) or "no mirror to ask")
+    raise IntegrityError(message) if wrong else Unavailable(message, reasons)

@@ -1,0 +1,54 @@
+"""What several test files need: a clean environment, tiny data, and a runtime of one thread."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import runtime
+from pipeline.data import Dataset, Split, save_dataset
+
+ROOT = Path(__file__).parents[1]
+MNIST = ROOT.parent / "shared" / "mnist"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC and MLflow leave variables that would lead a test to another repository or store."""
+    for name in os.environ:
+        if name.startswith(("DVC_", "MLFLOW_")) and name not in {"MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture
+def rt() -> Iterator[runtime.Runtime]:
+    """A CPU runtime of one thread."""
+    with runtime.use("cpu", threads=1) as used:
+        yield used
+
+
+def blobs(count: int, seed: int) -> Split:
+    """Return images ``[count, 8, 8]`` of a bright square whose corner is the label's, with noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    images = random.integers(0, 40, (count, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 200
+    return Split(images.astype(np.uint8), labels.astype(np.int64))
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """A tiny data set of four classes."""
+    return Dataset("blobs", blobs(120, seed=0), blobs(40, seed=1))
+
+
+@pytest.fixture
+def data_file(dataset: Dataset, tmp_path: Path) -> Path:
+    """The tiny data set as a prepared file."""
+    save_dataset(tmp_path / "dataset.safetensors", dataset)
+    return tmp_path / "dataset.safetensors"

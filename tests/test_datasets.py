@@ -1,0 +1,400 @@
+"""The data sets: their tables, the checked transfer against mirrors that misbehave, and the bundled digits."""
+
+import ast
+import gzip
+import hashlib
+import importlib.util
+import itertools
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import zoom
+
+from pipeline.datasets import DATASETS, digits, fashion_mnist, kmnist, load, mnist
+from pipeline.datasets.digits import enlarge
+from pipeline.datasets.idx import IdxDataset, idx_file
+from pipeline.datasets.transfer import MAX_REDIRECTS, File, Patience, Unavailable, fetch, redact
+from pipeline.errors import IntegrityError
+
+MNIST_FOLDER = Path(__file__).parents[2] / "shared" / "mnist"
+SECRET = "hunter2-canary"
+SHAPE = (300, 28, 28)
+PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8).tobytes()
+CONTENT = struct.pack(">4I", 0x803, *SHAPE) + PIXELS
+ZIPPED = gzip.compress(CONTENT, 1)
+FILE = idx_file("images", SHAPE, sha256=hashlib.sha256(CONTENT).hexdigest())
+PAUSES: list[float] = []
+QUICK = Patience(connect=1, read=0.2, total=0.3, min_rate=1e9, backoff=(1.0, 2.0), sleep=PAUSES.append)
+
+Answer = Callable[["Handler"], object]
+
+
+class Server(ThreadingHTTPServer):
+    """A loopback mirror: ``answers`` by path, ``asked`` paths, and ``over`` to end what hangs."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[str] = []
+        self.over = threading.Event()
+        self.sent = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+    def handle_error(self, *_: object) -> None:
+        """Stay silent when a client hangs up, which is what most tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.answers.get(self.path.partition("?")[0], status(404))(self)
+
+    def log_message(self, *_: object) -> None:
+        """No access log."""
+
+    def begin(self, code: int = 200, /, **headers: object) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def forever(self, chunk: bytes, pause: float = 0) -> None:
+        while not self.server.over.wait(pause):
+            self.server.sent += self.connection.send(chunk)
+
+
+def status(code: int) -> Answer:
+    return lambda handler: handler.begin(code, Content_Length=0)
+
+
+def body(content: bytes, **headers: str) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.begin(Content_Length=len(content), **headers)
+        handler.wfile.write(content)
+
+    return answer
+
+
+def turns(*answers: Answer) -> Answer:
+    remaining = iter(answers)
+    return lambda handler: next(remaining)(handler)
+
+
+def redirect(location: str) -> Answer:
+    return lambda handler: handler.begin(302, Location=location, Content_Length=0)
+
+
+def reset_at_half(handler: Handler) -> None:
+    handler.begin(Content_Length=len(ZIPPED))
+    handler.wfile.write(ZIPPED[: len(ZIPPED) // 2])
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def cut_at_half(handler: Handler) -> None:
+    handler.begin(Content_Length=len(ZIPPED))
+    handler.wfile.write(ZIPPED[: len(ZIPPED) // 2])
+
+
+def drip_body(handler: Handler) -> None:
+    handler.begin(Content_Length=len(ZIPPED))
+    handler.forever(b"\x1f", pause=0.02)
+
+
+def drip_header(handler: Handler) -> None:
+    handler.connection.send(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+    handler.forever(b"x", pause=0.02)
+
+
+def endless(handler: Handler) -> None:
+    handler.begin()
+    handler.forever(CONTENT[:16] * 999)
+
+
+def endless_redirect_body(handler: Handler) -> None:
+    handler.begin(302, Location="/moved")
+    handler.forever(bytes(1 << 16))
+
+
+BOMB = gzip.compress(CONTENT[:16] + bytes(40_000_000), 9)
+
+
+FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
+    "404": (status(404), Unavailable, "HTTP 404"),
+    "403": (status(403), Unavailable, "HTTP 403"),
+    "204": (status(204), Unavailable, "HTTP 204"),
+    "503 without end": (status(503), Unavailable, "HTTP 503"),
+    "reset at half": (reset_at_half, Unavailable, "error"),
+    "cut at half": (cut_at_half, Unavailable, "protocol error"),
+    "drip": (drip_body, Unavailable, "gave up after"),
+    "drip in the header": (drip_header, Unavailable, "gave up after"),
+    "accept and hang": (lambda handler: handler.forever(b"", pause=9), Unavailable, "timeout|gave up"),
+    "redirect loop": (redirect("/images.gz"), Unavailable, "too many redirects"),
+    "redirect to file:": (redirect("file:///etc/passwd"), Unavailable, "invalid schema"),
+    "no HTTP": (lambda handler: handler.wfile.write(b"garbage\r\n\r\n"), Unavailable, "protocol error|bad status|connection"),
+    "truncated gzip": (body(ZIPPED[:-9]), IntegrityError, "truncated or damaged gzip"),
+    "damaged gzip": (body(ZIPPED[:50] + b"\0\0\0\0" + ZIPPED[54:]), IntegrityError, "gzip|header|sha256"),
+    "gzip bomb": (body(BOMB), IntegrityError, "more bytes"),
+    "endless": (endless, IntegrityError, "more bytes"),
+    "HTML with 200": (body(b"\n<html>log in</html>"), IntegrityError, "web page"),
+    "empty": (body(b""), IntegrityError, "header"),
+    "short": (body(CONTENT[:-1]), IntegrityError, "fewer bytes"),
+    "right size, wrong bytes": (body(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])), IntegrityError, "sha256"),
+    "the same, zipped": (body(gzip.compress(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), 1)), IntegrityError, "sha256"),
+    "other sizes in the header": (body(struct.pack(">4I", 0x803, 28, *SHAPE[:2]) + PIXELS), IntegrityError, "header"),
+}
+LOCAL_FAULTS = {
+    "no such folder": ("absent", "no such folder"),
+    "file as mirror": ("file:///etc/passwd", "no such folder"),
+    "file: with a host": ("file://host/folder", "refused"),
+    "other scheme": ("ftp://127.0.0.1/", "refused: a mirror is"),
+    "bad port": ("http://127.0.0.1:port/", "invalid url"),
+    "bad host": ("http://[::/", "not a valid URL"),
+    "NUL": ("a\0b", "no such folder"),
+    "refused connection": ("http://127.0.0.1:1/", "connection error"),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    PAUSES.clear()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images.gz").write_bytes(ZIPPED)
+    return tmp_path
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_mirror_is_named_in_time_and_the_next_one_serves(
+    fault: str, server: Server, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer, kind, reason = FAULTS[fault]
+    server.answers["/images.gz"] = answer
+    secretive = server.url.replace("//", f"//user:{SECRET}@") + f"?token={SECRET}"
+    started = time.monotonic()
+    with pytest.raises(kind, match=reason) as raised:
+        fetch(FILE, [secretive], QUICK)
+    assert time.monotonic() - started < 2
+    assert fetch(FILE, [secretive, str(folder)], QUICK) == (CONTENT, str(folder))
+    captured = capfd.readouterr()
+    assert f"127.0.0.1:{server.server_port}" in str(raised.value)
+    assert SECRET not in captured.out + captured.err + str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("fault", LOCAL_FAULTS)
+def test_a_mirror_that_cannot_be_one_is_refused_and_the_next_one_serves(fault: str, folder: Path) -> None:
+    mirror, reason = LOCAL_FAULTS[fault]
+    with pytest.raises(Unavailable, match=reason):
+        fetch(FILE, [mirror], QUICK)
+    assert fetch(FILE, [mirror, str(folder)], QUICK)[0] == CONTENT
+
+
+def test_a_mirror_that_recovers_is_retried_with_growing_pauses(server: Server) -> None:
+    server.answers["/images.gz"] = turns(status(503), status(503), body(ZIPPED))
+    assert fetch(FILE, [server.url], QUICK)[0] == CONTENT
+    assert PAUSES == [1, 2]
+
+
+def test_retries_are_bounded_and_a_missing_file_is_not_asked_for_again(server: Server) -> None:
+    server.answers["/images.gz"] = status(503)
+    with pytest.raises(Unavailable):
+        fetch(FILE, [server.url], QUICK)
+    assert server.asked == ["/images.gz"] * 3
+    del server.answers["/images.gz"]
+    with pytest.raises(Unavailable):
+        fetch(FILE, [server.url], QUICK)
+    assert server.asked[3:] == ["/images.gz", "/images"]
+
+
+def test_what_cannot_pass_is_not_retried(server: Server) -> None:
+    server.answers["/images.gz"] = redirect("/images.gz")
+    with pytest.raises(Unavailable):
+        fetch(FILE, [server.url], QUICK)
+    assert (len(server.asked), PAUSES) == (1 + MAX_REDIRECTS, [])
+
+
+def test_every_form_of_mirror_and_of_file_gives_the_same_bytes(server: Server, folder: Path) -> None:
+    server.answers |= {"/zip/images.gz": body(ZIPPED, Content_Encoding="gzip"), "/raw/images": body(CONTENT)}
+    server.answers |= {"/old/images.gz": redirect("/zip/images.gz")}
+    (folder / "raw").mkdir()
+    (folder / "raw" / "images").write_bytes(CONTENT)
+    paths = [str(folder), f"{folder}/", str(folder / "raw"), folder.as_uri(), f"file://localhost{folder}", f"file:{folder}"]
+    for mirror in [*paths, *(f"{server.url}{path}" for path in ("zip", "zip/", "raw", "old"))]:
+        assert fetch(FILE, [mirror], QUICK) == (CONTENT, mirror)
+
+
+def test_wrong_bytes_outweigh_any_number_of_dead_mirrors(server: Server) -> None:
+    server.answers["/images.gz"] = body(b"\0\0\0\0")
+    for mirrors in itertools.permutations(["/absent", server.url, "http://127.0.0.1:1/"]):
+        with pytest.raises(IntegrityError) as raised:
+            fetch(FILE, mirrors, QUICK)
+        assert all(redact(mirror) in str(raised.value) for mirror in mirrors)
+    with pytest.raises(Unavailable, match="no mirror"):
+        fetch(FILE, [], QUICK)
+
+
+def test_a_gzip_bomb_costs_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError):
+            FILE.check(BOMB)
+        assert tracemalloc.get_traced_memory()[1] < 4 * FILE.size
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_body_of_a_redirect_is_not_read(server: Server) -> None:
+    server.answers |= {"/images.gz": endless_redirect_body, "/moved": body(ZIPPED)}
+    assert fetch(FILE, [server.url], QUICK)[0] == CONTENT
+    assert server.sent < 20_000_000
+
+
+def test_neither_a_device_nor_a_pipe_is_read(tmp_path: Path) -> None:
+    (tmp_path / "images.gz").symlink_to("/dev/zero")
+    with pytest.raises(Unavailable, match="no such file"):
+        fetch(FILE, [str(tmp_path)], QUICK)
+
+
+def test_with_only_the_md5_of_the_gzip_nothing_but_that_gzip_is_accepted(tmp_path: Path, server: Server) -> None:
+    file = idx_file("images", SHAPE, gz_md5=hashlib.md5(ZIPPED).hexdigest())
+    assert file.check(ZIPPED) == CONTENT
+    server.answers["/images.gz"] = body(ZIPPED, Content_Encoding="gzip")  # must reach the check as served, not unpacked
+    assert fetch(file, [server.url], QUICK)[0] == CONTENT
+    for served, reason in ((CONTENT, "uncompressed"), (gzip.compress(CONTENT, 2), "md5")):
+        with pytest.raises(IntegrityError, match=reason):
+            file.check(served)
+    (tmp_path / "images").write_bytes(CONTENT)
+    with pytest.raises(Unavailable):
+        fetch(file, [str(tmp_path)], QUICK)
+    with pytest.raises(ValueError, match="sha256"):
+        File("images", b"", 1)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        f"https://user:{SECRET}@host/path",
+        f"https://{SECRET}@host/",
+        f"https://host/path?token={SECRET}",
+        f"https://host/path#{SECRET}",
+        f"https://user:a/{SECRET}@host/",
+        f"https://user:a?{SECRET}@host/",
+        f"https://user:a@{SECRET}/b@host/",
+        f"https:{SECRET}",
+        f"user:{SECRET}@host/path",
+        f"//user:{SECRET}@host/path",
+    ],
+)
+def test_no_credential_survives_redaction(mirror: str) -> None:
+    assert SECRET not in redact(mirror)
+
+
+@pytest.mark.parametrize("mirror", ["/data/mnist", "mnist", "file:///data", "https://host:8443/path/"])
+def test_a_mirror_without_credentials_is_shown_as_it_is(mirror: str) -> None:
+    assert redact(mirror) == mirror
+
+
+def test_a_dead_mirror_is_waited_for_once_and_a_missing_first_file_ends_it(tmp_path: Path, server: Server) -> None:
+    contents = [CONTENT, struct.pack(">2I", 0x801, 300) + bytes(300)] * 2
+    files = [
+        idx_file(f"f{i}", (SHAPE, (300,))[i % 2], sha256=hashlib.sha256(content).hexdigest())
+        for i, content in enumerate(contents)
+    ]
+    tiny = IdxDataset("tiny", (str(tmp_path),), (files[0], files[1], files[2], files[3]), QUICK)
+    server.answers["/f0.gz"] = status(503)
+    with pytest.raises(Unavailable):
+        tiny([server.url])
+    assert server.asked == ["/f0.gz"] * 3
+    for file, content in zip(files, contents, strict=True):
+        (tmp_path / file.name).write_bytes(content)
+    dataset = tiny([server.url])
+    assert server.asked == ["/f0.gz"] * 6
+    assert dataset.train.images.tobytes() == PIXELS
+    assert dataset.test.image_shape == (28, 28)
+
+
+def torchvision_resources(name: str) -> list[tuple[str, str]]:
+    """Read ``(file, md5)`` from torchvision's source: importing it takes longer than all of these tests."""
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None
+    source = Path((spec.submodule_search_locations or [""])[0], "datasets", "mnist.py").read_text()
+    assigned = {
+        (part.name, statement.targets[0].id): statement.value
+        for part in ast.parse(source).body
+        if isinstance(part, ast.ClassDef)
+        for statement in part.body
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    }
+    resources: list[tuple[str, str]] = ast.literal_eval(assigned[name, "resources"])
+    return resources
+
+
+@pytest.mark.parametrize(("dataset", "name"), [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST"), (kmnist, "KMNIST")])
+def test_the_tables_are_those_of_torchvision_over_https(dataset: IdxDataset, name: str) -> None:
+    published = torchvision_resources(name)
+    assert [f"{file.name}.gz" for file in dataset.files] == [resource[0] for resource in published]
+    for file, (_, md5) in zip(dataset.files, published, strict=True):
+        assert file.sha256 if dataset is mnist else file.gz_md5 == md5
+    assert all(mirror.startswith("https://") for mirror in dataset.mirrors)
+    assert [file.size for file in dataset.files] == [47_040_016, 60_008, 7_840_016, 10_008]
+
+
+@pytest.mark.skipif(not MNIST_FOLDER.is_dir(), reason="needs the four MNIST files in ../shared/mnist")
+def test_the_real_mnist() -> None:
+    dataset = load("mnist", [str(MNIST_FOLDER)])
+    assert dataset.name == "mnist"
+    assert dataset.train.images.shape == (60_000, 28, 28)
+    assert np.bincount(dataset.train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(dataset.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.train.images.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert dataset.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_an_unknown_name_lists_the_right_ones() -> None:
+    with pytest.raises(ValueError, match=r"'mnits'.*mnist, fashion_mnist, kmnist, digits"):
+        load("mnits")
+    assert all(getattr(dataset, "name", name) == name for name, dataset in DATASETS.items())
+
+
+def test_digits_are_stratified_full_range_and_always_the_same() -> None:
+    dataset = load("digits", ["ignored"])
+    train, test = dataset.train, dataset.test
+    assert (dataset.name, len(train), len(test), train.image_shape) == ("digits", 1438, 359, (28, 28))
+    total = np.bincount(train.labels) + np.bincount(test.labels)
+    np.testing.assert_allclose(np.bincount(test.labels), 0.2 * total, atol=0.5)
+    assert {(part.images.min(), part.images.max()) for part in (train, test)} == {(0, 255)}
+    digest = hashlib.sha256(b"".join(part.images.tobytes() + part.labels.tobytes() for part in (train, test)))
+    assert digest.hexdigest() == "d18ec962736cbbd66d3a9751f29a13b4df8998edef749a98f96183ec96d9fc10"
+    assert digits().train.labels.tolist() == train.labels.tolist()
+
+
+def test_enlarging_is_bilinear() -> None:
+    small = np.random.default_rng(0).integers(0, 17, (5, 8, 8))
+    exact = zoom(small * 255 / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(enlarge(small), exact, atol=0.51)
+    assert (enlarge(np.full((1, 8, 8), 16)) == 255).all()

@@ -1,0 +1,153 @@
+"""Training is repeatable to the bit, and goes on from any epoch as if it had never stopped."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs
+from torch import Tensor
+
+from pipeline.data import Split
+from pipeline.errors import DivergedError
+from pipeline.models import MODELS
+from pipeline.runtime import Runtime
+from pipeline.trainer import Epoch, State, fit, resident, validate
+
+OPTIONS = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "seed": 5, "beta": 2.0}
+
+
+def new(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return MODELS[name](64, 2, [16, 8])
+
+
+def kept(epoch: Epoch) -> State:
+    """Return a copy of the state, which the next epoch overwrites."""
+    return State({name: array.copy() for name, array in epoch.state.arrays.items()}, dict(epoch.state.header))
+
+
+def weights(model: torch.nn.Module) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+
+
+@pytest.fixture
+def splits() -> tuple[Split, Split]:
+    return blobs(100, seed=0), blobs(20, seed=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_runs_are_bitwise_equal_and_another_seed_is_not(name: str, splits: tuple[Split, Split], rt: Runtime) -> None:
+    first, second, other = new(name), new(name), new(name)
+    histories = [
+        [epoch.metrics for epoch in fit(model, *splits, **OPTIONS | {"seed": seed}, runtime=rt)]
+        for model, seed in ((first, 5), (second, 5), (other, 6))
+    ]
+    assert histories[0] == histories[1]
+    assert weights(first) == weights(second) != weights(other)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_resuming_after_any_epoch_gives_the_bits_of_an_uninterrupted_run(
+    name: str, schedule: str, splits: tuple[Split, Split], rt: Runtime
+) -> None:
+    options = OPTIONS | {"schedule": schedule, "patience": 2, "epochs": 6, "warmup_epochs": 2}
+    whole = new(name)
+    epochs = [(kept(epoch), epoch.metrics) for epoch in fit(whole, *splits, **options, runtime=rt)]
+    for index, (state, _) in enumerate(epochs):
+        model = new(name)
+        rest = [epoch.metrics for epoch in fit(model, *splits, **options, runtime=rt, resume=state)]
+        assert rest == [metrics for _, metrics in epochs[index + 1 :]]
+        assert weights(model) == weights(whole)
+
+
+@pytest.mark.parametrize("left_out", ["weights", "best_weights", "exp_avg", "exp_avg_sq", "epoch", "best_loss", "waited"])
+def test_a_state_holds_nothing_that_could_be_left_out(left_out: str, splits: tuple[Split, Split], rt: Runtime) -> None:
+    # The steps are so large that the best epoch comes early, and every item counts.
+    options = OPTIONS | {"epochs": 8, "patience": 3, "learning_rate": 0.1, "schedule": "constant"}
+    whole, model = new("vae"), new("vae")
+    states = [kept(epoch) for epoch in fit(whole, *splits, **options, runtime=rt)]
+    assert len(states) < 8, "the example must stop early"
+    state = states[-2]
+    arrays = {name: np.zeros_like(a) if name == left_out else a for name, a in state.arrays.items()}
+    header = state.header | (
+        {left_out: {"epoch": 0, "best_loss": math.inf, "waited": 0}[left_out]} if left_out in state.header else {}
+    )
+    rest = [kept(epoch) for epoch in fit(model, *splits, **options, runtime=rt, resume=State(arrays, header))]
+    same = len(rest) == 1 and rest[0].header == states[-1].header
+    assert not same or any((rest[0].arrays[name] != array).any() for name, array in states[-1].arrays.items())
+
+
+def test_the_best_weights_are_kept_when_training_stops_early(splits: tuple[Split, Split], rt: Runtime) -> None:
+    model = new("ae")
+    options = OPTIONS | {"epochs": 50, "patience": 3, "learning_rate": 0.1, "schedule": "constant"}
+    losses = [epoch.metrics["val/loss"] for epoch in fit(model, *splits, **options, runtime=rt)]
+    assert len(losses) < 50
+    assert len(losses) - 1 - int(np.argmin(losses)) == 3
+    found = validate(model, resident(splits[1], rt.device), torch.zeros(20, 0))
+    assert found["loss"].item() == min(losses)
+
+
+def test_training_learns(splits: tuple[Split, Split], rt: Runtime) -> None:
+    epochs = list(fit(new("vae"), *splits, epochs=40, batch_size=16, learning_rate=3e-3, runtime=rt))
+    assert epochs[-1].metrics["train/loss"] < epochs[0].metrics["train/loss"] - 10
+    assert epochs[-1].metrics["val/kl"] > 0.5
+
+
+def test_validation_is_at_beta_one_and_training_at_beta(splits: tuple[Split, Split], rt: Runtime) -> None:
+    (epoch,) = fit(new("vae"), *splits, **OPTIONS | {"epochs": 1, "beta": 4.0}, runtime=rt)
+    m = epoch.metrics
+    assert m["train/loss"] == pytest.approx(m["train/recon"] + 4 * m["train/kl"], rel=1e-5)
+    assert m["val/loss"] == pytest.approx(m["val/recon"] + m["val/kl"], rel=1e-6)
+    assert m["val/kl"] == pytest.approx(m["val/kl_per_dim/0"] + m["val/kl_per_dim/1"], rel=1e-6)
+
+
+def test_warm_up_raises_the_weight_of_the_kl_term_linearly(splits: tuple[Split, Split], rt: Runtime) -> None:
+    epochs = list(fit(new("vae"), *splits, **OPTIONS | {"beta": 4.0, "warmup_epochs": 2}, runtime=rt))
+    found = [(e.metrics["train/loss"] - e.metrics["train/recon"]) / e.metrics["train/kl"] for e in epochs]
+    assert found == pytest.approx([2, 4, 4, 4], rel=1e-3)
+    assert epochs[0].state.header["best_epoch"] == 0  # chosen after the warm-up only
+
+
+@pytest.mark.parametrize("step", [1, 7, 12])
+def test_a_number_that_is_not_finite_stops_before_its_step(step: int, splits: tuple[Split, Split], rt: Runtime) -> None:
+    model = new("vae")
+    objective, calls, before = model.objective, 0, b""
+
+    def poisoned(x: Tensor, noise: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
+        nonlocal calls, before
+        terms = objective(x, noise, beta)
+        if torch.is_grad_enabled():
+            calls += 1
+            if calls == step:
+                before = weights(model)
+                terms["loss"] = terms["loss"] * math.nan
+        return terms
+
+    model.objective = poisoned
+    with pytest.raises(DivergedError, match=r"epoch \d+: .* not finite"):
+        list(fit(model, *splits, **OPTIONS, runtime=rt))
+    assert weights(model) == before
+
+
+def test_fewer_images_than_a_batch_are_one_batch(rt: Runtime) -> None:
+    (epoch,) = fit(new("ae"), blobs(10, seed=0), blobs(3, seed=1), epochs=1, batch_size=128, runtime=rt)
+    assert epoch.samples == 10
+
+
+def test_an_epoch_sees_each_image_at_most_once(rt: Runtime) -> None:
+    model = new("ae")
+    objective, seen = model.objective, []
+
+    def watching(x: Tensor, noise: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
+        if torch.is_grad_enabled():
+            seen.append(x.clone())
+        return objective(x, noise, beta)
+
+    model.objective = watching
+    list(fit(model, blobs(100, seed=0), blobs(20, seed=1), epochs=2, batch_size=16, runtime=rt))
+    first, second = torch.cat(seen[:6]), torch.cat(seen[6:])
+    assert len(first) == len(second) == 96
+    assert len(first.unique(dim=0)) == 96
+    assert not torch.equal(first, second)
