@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Results:
     manifold_quantiles: np.ndarray  # [M, M, height, width] decoded grid at quantiles of the standard normal
     interpolations: np.ndarray  # [P, S, height, width] decoded straight lines between the codes of pairs of test images
     traversals: np.ndarray  # [d, S, height, width] decoded moves along one axis from -3 to 3, the others at the mean code
+    weights_md5: str = ""  # which weights made them, as dvc.lock names them: the way to the MLflow run
 
     @property
     def title(self) -> str:
@@ -49,6 +51,7 @@ def load_results(path: str | Path) -> Results:
     """Read results. Raises IntegrityError naming the file when it is missing or damaged."""
     arrays, header = load_arrays(path)
     try:
-        return Results(**header, **arrays)
+        values: dict[str, Any] = {**header, **arrays}
+        return Results(**values)
     except TypeError as error:
         raise IntegrityError(f"{path}: not results of this version ({error}); run `dvc repro evaluate`") from None
