@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.data import Split
 from pipeline.errors import DivergedError
 from pipeline.runtime import Runtime, generator
+from pipeline.step import AutogradStep, ExplicitStep, FlatAdam
 
 _VALIDATION_BATCH = 2048
 
@@ -41,37 +42,6 @@ class Epoch:
     samples: int
     """Images trained on."""
     state: State
-
-
-class _FlatAdam:
-    """A model's parameters and gradients as two flat buffers, stepped by one fused Adam call instead of one per tensor."""
-
-    def __init__(self, model: nn.Module, learning_rate: float) -> None:
-        parameters = list(model.parameters())
-        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-        self.weights.grad = torch.zeros_like(self.weights)
-        offset = 0
-        for parameter in parameters:
-            view = slice(offset, offset + parameter.numel())
-            parameter.data = self.weights[view].view_as(parameter)
-            parameter.grad = self.weights.grad[view].view_as(parameter)
-            offset = view.stop
-        self.adam = torch.optim.Adam([self.weights], lr=learning_rate, fused=True)
-        # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
-        # and nobody has to wait for the device to find out.
-        self.bad = torch.zeros((), device=self.weights.device)
-        self.adam.found_inf = self.bad  # type: ignore[attr-defined]
-
-    def zero_grad(self) -> None:
-        assert self.weights.grad is not None
-        self.weights.grad.zero_()
-
-    def step(self, loss: Tensor, learning_rate: float) -> None:
-        assert self.weights.grad is not None
-        bad = torch.isfinite(loss.detach() + self.weights.grad.sum()).logical_not()
-        torch.logical_or(self.bad, bad, out=self.bad)
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
 
 
 def _learning_rate(schedule: str, peak: float, step: int, total: int) -> float:
@@ -118,6 +88,7 @@ def fit(
     beta: float = 1.0,
     warmup_epochs: int = 0,
     runtime: Runtime | None = None,
+    explicit: bool = True,
     resume: State | None = None,
 ) -> Iterator[Epoch]:
     """Train a model, yielding after each epoch; when the generator ends, the model holds the best weights.
@@ -138,6 +109,7 @@ def fit(
         beta: weight of the KL term.
         warmup_epochs: epochs over which that weight rises linearly to ``beta``; the best epoch is chosen after them.
         runtime: where to compute; by default the CPU as it is.
+        explicit: take the written-out step where the model allows it; False: the reference through autograd.
         resume: the state to continue from.
 
     Raises:
@@ -151,7 +123,9 @@ def fit(
     batch_size = min(batch_size, len(train))
     steps = len(train) // batch_size
     val_noise = torch.randn(len(val), noise_dim, generator=generator(seed, "validation")).to(device)
-    optimizer = _FlatAdam(model, learning_rate)
+    optimizer = FlatAdam(model, learning_rate)
+    kind = ExplicitStep if explicit and ExplicitStep.applies_to(model, runtime) else AutogradStep
+    take_step = kind(model, optimizer, batch_size, runtime)
     best_weights = optimizer.weights.clone()
     epoch, best_epoch, best_loss, waited = 0, 0, math.inf, 0
     if resume:
@@ -168,26 +142,17 @@ def fit(
         order = torch.randperm(len(train), generator=generator(seed, "order", epoch)).to(device)
         noise = torch.randn(steps, batch_size, noise_dim, generator=generator(seed, "noise", epoch)).to(device)
         weight = beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
-        totals: dict[str, Tensor] = {}
+        take_step.totals.clear()
         for i in range(steps):
-            x = images[order[i * batch_size : (i + 1) * batch_size]].float().div_(255)
-            optimizer.zero_grad()
-            with runtime.autocast():
-                terms = model.objective(x, noise[i], weight)  # type: ignore[operator]
-            terms["loss"].backward()
             rate = _learning_rate(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
-            optimizer.step(terms["loss"], rate)
-            for name, value in terms.items():
-                if value.ndim == 0:
-                    totals[name] = totals.get(name, 0) + value.detach()
-        train_metrics = {name: total.item() / steps for name, total in totals.items()}
+            take_step(images[order[i * batch_size : (i + 1) * batch_size]], noise[i], weight, rate)
+        metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
         if optimizer.bad.item():
             raise DivergedError(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
                 f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
             )
-        metrics = {f"train/{name}": value for name, value in train_metrics.items()}
         metrics |= _flatten("val", validate(model, held_out, val_noise))
         metrics["learning_rate"] = rate
         if metrics["val/loss"] < best_loss and (epoch >= warmup_epochs or epoch == epochs):

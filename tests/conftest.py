@@ -18,7 +18,7 @@ MNIST = ROOT.parent / "shared" / "mnist"
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC and MLflow leave variables that would lead a test to another repository or store."""
     for name in os.environ:
-        if name.startswith(("DVC_", "MLFLOW_")) and name not in {"MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}:
+        if name.startswith(("DVC_", "MLFLOW_")) and not name.startswith("MLFLOW_HTTP_REQUEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 

@@ -41,7 +41,7 @@ class _Missing(Unavailable):
     """The mirror is there, the file is not."""
 
 
-class _Busy(Exception):
+class _BusyError(Exception):
     """The mirror asks to try again later."""
 
 
@@ -129,7 +129,7 @@ def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | in
             timeout, headers = (patience.connect, patience.read), {"Accept-Encoding": "identity"}
             with session.get(url, stream=True, timeout=timeout, headers=headers, hooks=hooks) as response:
                 if response.status_code >= 500 or response.status_code == 429:
-                    raise _Busy(f"HTTP {response.status_code}")
+                    raise _BusyError(f"HTTP {response.status_code}")
                 if response.status_code != 200:
                     raise _Missing(f"HTTP {response.status_code}")
                 length = response.headers.get("Content-Length", "")
@@ -175,13 +175,13 @@ def _http(url: str, label: str, cap: int, patience: Patience) -> bytes:
     for pause in (*patience.backoff, None):
         try:
             return _attempt(url, label, cap, patience, started)
-        except (_Busy, requests.RequestException, HTTPError, OSError, ValueError) as error:
+        except (_BusyError, requests.RequestException, HTTPError, OSError, ValueError) as error:
             # What requests says may hold the whole URL, so only the kind of its innermost error is told.
             cause = getattr(error.args[0] if error.args else None, "reason", None) or error
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(cause).__name__).lower()
-            passing = _Busy, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
+            passing = _BusyError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
             if pause is None or not isinstance(error, passing) or isinstance(cause, NameResolutionError):
-                raise Unavailable(str(error) if isinstance(error, _Busy) else kind) from None
+                raise Unavailable(str(error) if isinstance(error, _BusyError) else kind) from None
             patience.sleep(pause)
     raise AssertionError("unreachable")
 
