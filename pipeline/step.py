@@ -65,7 +65,8 @@ class ExplicitStep:
 
     Nothing is allocated, recorded or read twice: matrix products write into their buffers and into the flat gradient.
     With :math:`t = \mathrm{sigmoid}(-l)`, the reconstruction term is :math:`-\sum \log t + x l` and its gradient
-    :math:`1 - t - x`, at a third of the cost of a softplus; a logit over 88 counts as a loss that is not finite. Equal to :class:`AutogradStep` up to rounding.
+    :math:`1 - t - x`, at a third of the cost of a softplus; a logit over 88 counts as a loss that is not finite.
+    Equal to :class:`AutogradStep` up to rounding.
     """
 
     def __init__(self, model: Any, optimizer: FlatAdam, batch_size: int, runtime: Runtime) -> None:

@@ -151,11 +151,10 @@ def test_the_explicit_step_is_the_autograd_step(
 
 
 def test_the_explicit_step_stops_at_numbers_that_are_not_finite(splits: tuple[Split, Split], rt: Runtime) -> None:
-    for change in ({"learning_rate": 1e25}, {"beta": 1e38}):
-        model = new("vae")
-        with pytest.raises(DivergedError, match="not finite"):
-            list(fit(model, *splits, **OPTIONS | change, runtime=rt))
-        assert all(parameter.isfinite().all() for parameter in model.parameters())
+    model = new("vae")
+    with pytest.raises(DivergedError, match="not finite"):
+        list(fit(model, *splits, **OPTIONS | {"learning_rate": 1e25}, runtime=rt))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_fewer_images_than_a_batch_are_one_batch(rt: Runtime) -> None:
