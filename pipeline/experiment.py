@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import runtime, tracking
+from pipeline import runs, runtime, tracking
 from pipeline.checkpoint import Checkpoints, Trained, save_weights, source_sha256
 from pipeline.data import Split, holdout, load_dataset
 from pipeline.files import md5
-from pipeline.history import save_csv, save_json
+from pipeline.history import flatten, save_csv, save_json
 from pipeline.models import MODELS, Model
 from pipeline.models.layers import start_at_mean
 from pipeline.params import ModelParams, Params, TrainParams, VAEParams
@@ -47,10 +47,13 @@ def _log_grids(run: tracking.Run, trained: Trained, x: Tensor, latents: Tensor, 
         return torch.sigmoid(logits).numpy(force=True).reshape(-1, *trained.image_shape)
 
     run.log_grid("samples", images(trained.model.decode(latents)), step)
-    inputs = x.numpy(force=True).reshape(-1, 8, *trained.image_shape)
+    columns = min(8, len(x))
+    x = x[: len(x) // columns * columns]
+    inputs = x.numpy(force=True).reshape(-1, columns, *trained.image_shape)
     outputs = images(trained.model.decode(trained.model.embed(x))).reshape(inputs.shape)
     # Each row of inputs stands above the row of their reconstructions.
-    run.log_grid("reconstructions", np.stack([inputs, outputs], axis=1).reshape(-1, *trained.image_shape), step)
+    rows = np.stack([inputs, outputs], axis=1).reshape(-1, *trained.image_shape)
+    run.log_grid("reconstructions", rows, step, columns)
 
 
 def _progress(epochs: Iterator[Epoch], name: str, total: int, done: int) -> Iterator[Epoch]:
@@ -91,21 +94,17 @@ def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> No
         Checkpoints(root, name, **settings, **identity, device=rt.device.type) as saved,
     ):
         click.echo(f"{name} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
-        label = name if trained.beta is None else f"{name} beta={trained.beta:g}"
         tags = {"dataset": dataset.name, **identity, "device": rt.device.type, "threads": rt.threads, "torch": torch.__version__}
-        with tracking.start(label, tags, saved.run_id) as run:
+        with tracking.start(runs.label(settings), tags, saved.run_id) as run:
             saved.run_id = run.id
-            run.log_params(settings)
-            run.log_data(dataset.name, data, identity["data.md5"], training.images, "training")
+            runs.began(run, settings, dataset.name, data, identity["data.md5"], dataset.train.images.shape)
             rows, best_epoch = _train(trained, training, validation, section, options, params.seed, rt, saved, run)
             history, weights = metrics / f"{name}_history.csv", out / f"{name}.safetensors"
             save_weights(weights, trained)
             save_csv(history, rows)
-            save_json(metrics / f"{name}_train.json", {"epochs": len(rows), "best": rows[best_epoch - 1]})
-            run.set_tags({tracking.MODEL_MD5: md5(weights)})
-            run.log_file(history)
-            run.log_file(weights)
-            run.log_model(weights, name, training.images[0].size, section.latent_dim)
+            summary = {"epochs": len(rows), "best": rows[best_epoch - 1]}
+            save_json(metrics / f"{name}_train.json", summary)
+            runs.trained(run, settings, flatten(summary), md5(weights), training.images[0].size, history, weights)
         saved.clear()
 
 

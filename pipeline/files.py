@@ -69,7 +69,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapp
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     envelope = {"header": header, "sha256": _digest(header, arrays)}
-    write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope, sort_keys=True)}))
+    write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
 
 
 def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -14,14 +14,17 @@ from pipeline.errors import ParamsError
 MAX_BYTES = 64 * 1024
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A mapping in a YAML file, each key of which is declared and checked."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+AnySection = TypeVar("AnySection", bound=Section)
 HiddenDims = Annotated[list[Annotated[int, Field(ge=1, le=65536)]], Field(max_length=16)]
 
 
-class DataParams(_Section):
+class DataParams(Section):
     """Which images, and from where."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -34,7 +37,7 @@ class DataParams(_Section):
     """Fraction of the published training images held out for validation, drawn by ``seed``."""
 
 
-class TrainParams(_Section):
+class TrainParams(Section):
     """How every model is trained."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)]
@@ -55,7 +58,7 @@ class TrainParams(_Section):
     """Epochs between two sample grids in MLflow."""
 
 
-class ModelParams(_Section):
+class ModelParams(Section):
     """One model and how long it is trained."""
 
     latent_dim: Annotated[int, Field(ge=1, le=4096)]
@@ -73,7 +76,7 @@ class VAEParams(ModelParams):
     """Epochs over which the weight of the KL term rises linearly to beta; 0: beta from the start."""
 
 
-class EvaluateParams(_Section):
+class EvaluateParams(Section):
     """What ``evaluate`` spends."""
 
     profile: Literal["fast", "full"]
@@ -86,9 +89,13 @@ class EvaluateParams(_Section):
     """Batches of 128 images the judge is trained on."""
     judge_accuracy: Annotated[float, Field(ge=0, le=1)]
     """Fraction of test images the judge must name rightly to be listened to; below, its metrics are left out."""
+    seeds: Annotated[int, Field(ge=1, le=100)]
+    """Seeds over which the claims are weighed, from ``seed`` on; each beyond the first trains every model again."""
+    contrast_beta: Annotated[float, Field(ge=0, le=1e9)]
+    """The beta of the VAE that the claims about beta compare with; equal to ``beta``: none is trained."""
 
 
-class FiguresParams(_Section):
+class FiguresParams(Section):
     """How the figures are drawn."""
 
     scatter_points: Annotated[int, Field(ge=10, le=100000)]
@@ -99,7 +106,7 @@ class FiguresParams(_Section):
     """Dots per inch of the PNGs."""
 
 
-class Params(_Section):
+class Params(Section):
     """Everything that decides a result, one field per key of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -137,7 +144,7 @@ def _explain(details: Iterable[Any]) -> str:
     for detail in details:
         key = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "missing":
-            lines.append(f"{key}: missing; add it (see the params.yaml of this repository)")
+            lines.append(f"{key}: missing; add it (see the one in this repository)")
         elif detail["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; check the spelling or remove it")
         else:
@@ -146,8 +153,8 @@ def _explain(details: Iterable[Any]) -> str:
     return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml before any work is done.
+def load_yaml(path: str | Path, schema: type[AnySection]) -> AnySection:
+    """Read a YAML file and check it against a schema.
 
     Raises ParamsError, one line with key, value and what is allowed, for anything unknown, missing, duplicate, ill-typed
     or out of range, and for files over 64 KB, anchors, aliases, tags and bytes that are not UTF-8.
@@ -159,7 +166,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the root of the repository") from None
     if len(content) > MAX_BYTES:
-        raise ParamsError(f"{path}: over {MAX_BYTES // 1024} KB; a params file is a page of keys")
+        raise ParamsError(f"{path}: over {MAX_BYTES // 1024} KB; it should be a page of keys")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -168,6 +175,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: allowed is a mapping of keys, not {'nothing' if values is None else type(values).__name__}")
     try:
-        return Params.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         raise ParamsError(f"{path}: {_explain(error.errors(include_url=False))}") from None
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml before any work is done; :func:`load_yaml` says what it refuses."""
+    return load_yaml(path, Params)

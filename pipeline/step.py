@@ -126,12 +126,18 @@ class ExplicitStep:
             d_mean, d_logvar = self.deltas[split - 1].chunk(2, dim=1)
             torch.add(self.z_delta, mean, alpha=beta * self.scale, out=d_mean)
             d_logvar.copy_(0.5 * (self.z_delta * noise * std + (var - 1) * (beta * self.scale)))
-            _add(self.totals, kl=kl)
-        _add(self.totals, loss=loss, recon=recon)
+            _add(self.totals, loss=loss, recon=recon, kl=kl)
+        else:
+            _add(self.totals, loss=loss, recon=recon)
         for index in reversed(range(split)):
             below = self.outputs[index - 1] if index else self.x
-            into = self.deltas[index - 1] if index else None
-            self._backward(self.encoder[index], below, self.deltas[index], into, is_relu=index > 0)
+            self._backward(
+                self.encoder[index],
+                below,
+                self.deltas[index],
+                self.deltas[index - 1] if index else None,
+                is_relu=index > 0,
+            )
         self.optimizer.step(loss, learning_rate)
 
     @staticmethod

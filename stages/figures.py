@@ -7,7 +7,7 @@ import click
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import tracking
+from pipeline import runs, tracking
 from pipeline.errors import IntegrityError
 from pipeline.figures import FIGURES, Page, draw, png
 from pipeline.figures.latent import project
@@ -71,9 +71,7 @@ def main(params: Path, results: tuple[Path, ...], metrics: Path, out: Path, only
     for name, result in models.items():
         write(metrics / f"{name}_latent.csv", latent_csv(result, settings.scatter_points))
     for name, result in models.items():
-        found = tracking.find(result.weights_md5)
-        for path in (*sorted(out.glob("*.png")), metrics / f"{name}_latent.csv"):
-            found.log_file(path, "figures")
+        runs.drawn(tracking.find(result.weights_md5), "figures", [*sorted(out.glob("*.png")), metrics / f"{name}_latent.csv"])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """What several test files need: a clean environment, tiny data, and a runtime of one thread."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
-from pipeline import runtime
+from pipeline import runtime, tracking
 from pipeline.data import Dataset, Split, save_dataset
+from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 MNIST = ROOT.parent / "shared" / "mnist"
@@ -52,3 +56,43 @@ def data_file(dataset: Dataset, tmp_path: Path) -> Path:
     """The tiny data set as a prepared file."""
     save_dataset(tmp_path / "dataset.safetensors", dataset)
     return tmp_path / "dataset.safetensors"
+
+
+@pytest.fixture
+def params() -> Params:
+    """The shipped params with models, batches and epochs for the tiny data set."""
+    shipped = load_params(ROOT / "params.yaml").model_dump()
+    shipped["train"] |= {"batch_size": 16, "threads": 1, "learning_rate": 1e-2, "device": "cpu", "sample_every": 2}
+    shipped["data"]["val_size"] = 0.2
+    for name in ("ae", "vae"):
+        shipped[name] |= {"hidden_dims": [16, 8], "epochs": 4}
+    return Params.model_validate(shipped)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository root, the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No MLflow store: runs log nothing."""
+    monkeypatch.setattr(tracking, "start", lambda *args: tracking.Run())
+    monkeypatch.setattr(tracking, "find", lambda *args: tracking.Run())
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated MLflow store without an experiment; making one takes seconds, copying it milliseconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with chdir(folder):
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(_template: Path, workspace: Path) -> Path:
+    """An empty MLflow store in the workspace."""
+    return Path(shutil.copy(_template, workspace))

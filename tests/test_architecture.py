@@ -14,6 +14,7 @@ VIEWS = {
     "pipeline/__init__.py": "how OpenMP waits",
     "pipeline/errors.py": "what a user is told",
     "pipeline/params.py": "refuses bad values; the values themselves are params of the stages",
+    "pipeline/runs.py": "what MLflow is told",
     "pipeline/tracking.py": "MLflow shows what DVC's files hold",
     "pipeline/models/__init__.py": "the registry: a new model does not retrain the others",
     "stages/__init__.py": "exit codes",

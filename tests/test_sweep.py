@@ -1,0 +1,115 @@
+"""Models trained together end where each ends alone, and each is a run of its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline import sweep, tracking
+from pipeline.checkpoint import load_weights
+from pipeline.data import Dataset
+from pipeline.errors import DivergedError, ParamsError
+from pipeline.experiment import build
+from pipeline.params import Params
+from pipeline.runtime import Runtime
+from pipeline.sweep import Stack, assemble, fit_together, options
+from pipeline.trainer import fit
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
+
+BETAS, SEEDS = [0.5, 4.0], [1, 2]
+
+
+def changed(params: Params, **train: object) -> Params:
+    vae = {key: train.pop(key) for key in ("epochs", "warmup_epochs") if key in train}
+    values = params.model_dump()
+    values["train"] |= train
+    values["vae"] |= vae
+    return Params.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"schedule": "constant"}, {"warmup_epochs": 3}, {"patience": 1, "learning_rate": 0.05, "epochs": 12}]
+)
+def test_each_model_is_the_one_trained_alone(change: dict, params: Params, dataset: Dataset, rt: Runtime) -> None:
+    params = changed(params, **change)
+    members, splits = assemble(dataset, params, BETAS, SEEDS)
+    list(fit_together(members, splits, runtime=rt, **options(params)))
+    for member in members:
+        alone = build("vae", params.vae, splits[member.seed][0], member.seed)
+        keywords = options(params) | {"seed": member.seed, "beta": member.beta}
+        epochs = list(fit(alone, *splits[member.seed], runtime=rt, **keywords))
+        assert len(member.rows) == len(epochs)
+        assert member.best_epoch == epochs[-1].state.header["best_epoch"]
+        for row, epoch in zip(member.rows, epochs, strict=True):
+            assert row == pytest.approx({"epoch": epoch.step, **epoch.metrics}, rel=1e-4, abs=1e-6)
+        torch.testing.assert_close(member.model.state_dict(), alone.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_written_out_gradient_is_that_of_autograd(params: Params, dataset: Dataset, rt: Runtime) -> None:
+    members, _ = assemble(dataset, params, BETAS, SEEDS)
+    stack, random = Stack([member.model for member in members]), torch.Generator().manual_seed(0)
+    x, noise = torch.rand(4, 5, 64, generator=random), torch.randn(4, 5, 2, generator=random)
+    betas = torch.tensor([member.beta for member in members])
+    found = []
+    for backward in (stack.autograd, stack.explicit):
+        for parameter in stack.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        found.append((backward(x, noise, betas), [parameter.grad for parameter in stack.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_trains(params: Params, dataset: Dataset) -> None:
+    params = changed(params, epochs=1)
+    members, splits = assemble(dataset, params, BETAS, [1])
+    list(fit_together(members, splits, runtime=Runtime(torch.device("cpu"), 1, "bfloat16"), **options(params)))
+    alone = build("vae", params.vae, splits[1][0], 1)
+    list(fit(alone, *splits[1], runtime=Runtime(torch.device("cpu"), 1), seed=1, beta=0.5, **options(params)))
+    torch.testing.assert_close(members[0].model.state_dict(), alone.state_dict(), rtol=0.05, atol=0.05)
+
+
+def test_early_stopping_is_each_models_own(params: Params, dataset: Dataset, rt: Runtime) -> None:
+    params = changed(params, patience=1, learning_rate=0.05, epochs=12)
+    members, splits = assemble(dataset, params, BETAS, SEEDS)
+    list(fit_together(members, splits, runtime=rt, **options(params)))
+    assert len({len(member.rows) for member in members}) > 1
+
+
+def test_a_model_that_diverges_is_named(params: Params, dataset: Dataset, rt: Runtime) -> None:
+    members, splits = assemble(dataset, params, [1.0, 2.0], [1])
+    with torch.no_grad():
+        members[1].model.decoder[0].weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="epoch 1: the loss or a gradient of vae_beta2_seed1 is not finite"):
+        list(fit_together(members, splits, runtime=rt, **options(params)))
+
+
+@pytest.mark.usefixtures("store")
+def test_each_model_becomes_a_run_of_its_own(params: Params, data_file: Path, workspace: Path) -> None:
+    files = sweep.sweep(params, [0.5, 4.0], [1], data_file, Path("no judge"), workspace / "out")
+    assert [path.name for path in files] == ["vae_beta0.5_seed1.safetensors", "vae_beta4_seed1.safetensors"]
+    assert [load_weights(path).beta for path in files] == [0.5, 4.0]
+    found = {record.name: (record, run) for record, run in tracking.records()}
+    assert found.keys() == {"vae beta=0.5 seed=1", "vae beta=4 seed=1"}
+    record, run = found["vae beta=4 seed=1"]
+    assert record.status == "FINISHED"
+    assert record.params["beta"] == "4"
+    assert record.metrics["test/elbo"] == pytest.approx(
+        -record.metrics["test/recon"] - record.metrics["test/kl"], rel=1e-4, abs=1e-6
+    )
+    assert list(run.points("val/loss")) == [1, 2, 3, 4]
+    assert {"vae_beta4_seed1.safetensors", "vae_beta4_seed1_history.csv"} == run.files().keys()
+    assert record.has_data
+    assert record.model_id
+
+
+def test_values_that_are_not_allowed(params: Params, data_file: Path, workspace: Path) -> None:
+    with pytest.raises(ParamsError, match=r"--betas: -1\.0 is not allowed") as caught:
+        sweep.sweep(params, [-1.0], [1], data_file, Path("no judge"), workspace / "out")
+    assert caught.value.exit_code == 2
+    said = CliRunner().invoke(sweep.main, ["--betas", "one"])
+    assert said.exit_code == 2
+    assert "allowed are numbers between commas" in said.output
