@@ -16,7 +16,7 @@ help: ## List the commands
 
 $(UV):
 	$(PYTHON) -m venv .uv
-	.uv/bin/pip install --quiet uv
+	.uv/bin/pip install --quiet uv==0.13.9
 
 $(STAMP): requirements.lock | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
@@ -29,14 +29,15 @@ repro: env ## Run the pipeline: data, training, evaluation, figures
 	$(BIN)/dvc repro
 
 test: env ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: env ## Lint, format and type checks, the same as pre-commit and CI
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: env ## Show the runs in MLflow on http://127.0.0.1:5000
+ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000
+	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/python -m pipeline.sync
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
 
 lock: $(UV) ## Solve the dependencies of pyproject.toml anew

@@ -88,7 +88,8 @@ class Checkpoints:
     """
 
     def __init__(self, root: Path, stage: str, **decides: Any) -> None:
-        key = json.dumps(decides | {"torch": torch.__version__}, sort_keys=True, default=str)
+        versions = {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+        key = json.dumps(decides | versions, sort_keys=True, default=str)
         self.folder = root / stage / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def __enter__(self) -> Self:

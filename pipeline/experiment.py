@@ -67,7 +67,7 @@ def _progress(epochs: Iterator[Epoch], name: str, total: int, done: int) -> Iter
         yield epoch
 
 
-def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> None:
+def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> Checkpoints:
     """Train a model, from its last checkpoint if there is one.
 
     Writes ``out/NAME.safetensors``, ``metrics/NAME_history.csv`` and ``metrics/NAME_train.json``, and logs one MLflow run.
@@ -77,6 +77,9 @@ def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> No
         params: all of params.yaml; :func:`reads` says which of it counts.
         data: the prepared data set.
         out, metrics: folders to write to.
+
+    Returns:
+        Its checkpoints, to be cleared once nothing can delete the outputs any more.
 
     Raises:
         IntegrityError: the data file is missing or damaged.
@@ -91,7 +94,7 @@ def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> No
     root = tracking.root() / ".pipeline" / "checkpoints"
     with (
         runtime.use(options.device, options.threads, options.precision) as rt,
-        Checkpoints(root, name, **settings, **identity, device=rt.device.type) as saved,
+        Checkpoints(root, name, **settings, **identity, device=rt.device.type, gpu=rt.gpu) as saved,
     ):
         click.echo(f"{name} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
         tags = {"dataset": dataset.name, **identity, "device": rt.device.type, "threads": rt.threads, "torch": torch.__version__}
@@ -105,7 +108,7 @@ def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> No
             summary = {"epochs": len(rows), "best": rows[best_epoch - 1]}
             save_json(metrics / f"{name}_train.json", summary)
             runs.trained(run, settings, flatten(summary), md5(weights), training.images[0].size, history, weights)
-        saved.clear()
+    return saved
 
 
 def _train(

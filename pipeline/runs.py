@@ -78,6 +78,7 @@ def reproduce(record: Record) -> str:
 def note(record: Record) -> str:
     """Return what MLflow shows on a run's page, in Markdown: what the run is, its key numbers, how to make it again."""
     params, metrics = record.params, record.metrics
+    shape = f"{params['model.latent_dim']} latent dimensions, hidden layers {params['model.hidden_dims']}"
     beta = f", β = {params['beta']}" if "beta" in params else ""
     rows = []
     for name, prefix in {
@@ -90,8 +91,7 @@ def note(record: Record) -> str:
             rows.append(f"| {name} | " + " | ".join("" if n is None else f"{n:.2f}" for n in numbers) + " |")
     return "\n".join(
         [
-            f"**{params['model.name'].upper()}** of **{record.tags['dataset']}**: "
-            f"{params['model.latent_dim']} latent dimensions, hidden layers {params['model.hidden_dims']}{beta}, seed {params['seed']}.",
+            f"**{params['model.name'].upper()}** of **{record.tags['dataset']}**: {shape}{beta}, seed {params['seed']}.",
             "",
             "| nats per image | reconstruction | KL | ELBO (β = 1) |",
             "|---|--:|--:|--:|",

@@ -26,8 +26,13 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @property
+    def gpu(self) -> str:
+        """The name of the CUDA device, or nothing."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+
     def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{self.threads} threads"
+        name = self.gpu or f"{self.threads} threads"
         return f"{self.device} ({self.reason}), {name}, {self.precision}"
 
 
@@ -57,14 +62,16 @@ def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> I
     # cuBLAS is only repeatable with a fixed workspace, and reads this when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen, reason = _choose(device)
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     try:
         yield Runtime(chosen, threads, precision, reason)
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        torch.backends.cudnn.allow_tf32 = before[2]
 
 
 def generator(*key: int | str) -> torch.Generator:

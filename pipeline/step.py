@@ -87,10 +87,17 @@ class ExplicitStep:
 
     @staticmethod
     def applies_to(model: Any, runtime: Runtime) -> bool:
-        """Return whether the model is such a perceptron and the runtime computes in float32."""
-        nets = [getattr(model, name, None) for name in ("encoder", "decoder")]
-        kinds = all(isinstance(net, nn.Sequential) and all(isinstance(m, nn.Linear | nn.ReLU) for m in net) for net in nets)
-        return kinds and runtime.precision == "float32"
+        """Return whether the model is such a perceptron, says that its objective is this one, and computes in float32."""
+
+        def alternates(net: object) -> bool:
+            kinds = isinstance(net, nn.Sequential) and all(
+                isinstance(layer, nn.ReLU if index % 2 else nn.Linear) for index, layer in enumerate(net)
+            )
+            return kinds and len(net) % 2 == 1  # type: ignore[arg-type]
+
+        # A subclass may have another objective, so it does not inherit the word of its parent.
+        says_so = "has_plain_objective" in vars(type(model))
+        return says_so and runtime.precision == "float32" and alternates(model.encoder) and alternates(model.decoder)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, noise: Tensor, beta: float, learning_rate: float) -> None:

@@ -33,7 +33,7 @@ from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import Params, load_params
 from pipeline.runtime import Runtime, generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import _flatten, _learning_rate, resident, validate
+from pipeline.trainer import as_metrics, learning_rate_at, resident, validate
 
 NAME = "vae"
 
@@ -182,7 +182,7 @@ def fit_together(
         weight = betas * min(1.0, epoch / warmup_epochs) if warmup_epochs else betas
         totals: dict[str, Tensor] = {}
         for i in range(steps):
-            rate = _learning_rate(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
+            rate = learning_rate_at(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
             batches = [images[s][orders[s][i * batch_size : (i + 1) * batch_size]] for s in seeds]
             x = torch.stack(batches).float().div_(255)[row]
             if runtime.precision == "float32":
@@ -202,7 +202,7 @@ def fit_together(
         for k in learning:
             member = members[k]
             metrics = {f"train/{name}": totals[name][k].item() / steps for name in totals}
-            metrics |= _flatten("val", validate(member.model, held_out[member.seed], val_noise[member.seed]))
+            metrics |= as_metrics("val", validate(member.model, held_out[member.seed], val_noise[member.seed]))
             member.rows.append({"epoch": epoch, **metrics, "learning_rate": rate})
             lowest = member.rows[member.best_epoch - 1]["val/loss"] if member.best_epoch else math.inf
             if metrics["val/loss"] < lowest and (epoch >= warmup_epochs or epoch == epochs):

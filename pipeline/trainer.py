@@ -44,11 +44,13 @@ class Epoch:
     state: State
 
 
-def _learning_rate(schedule: str, peak: float, step: int, total: int) -> float:
+def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float:
+    """Return the step size of a step, from 0, out of ``total``: ``constant``, or ``cosine`` from ``peak`` to zero."""
     return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
 
 
-def _flatten(prefix: str, values: Mapping[str, Tensor]) -> dict[str, float]:
+def as_metrics(prefix: str, values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the terms of an objective by the names they are logged under: ``val/kl``, ``val/kl_per_dim/0``."""
     metrics: dict[str, float] = {}
     for name, value in values.items():
         numbers = value.tolist()
@@ -70,7 +72,7 @@ def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Tenso
     totals: dict[str, Tensor] = {}
     for x, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
         for name, value in model.objective(x.float() / 255, eps).items():  # type: ignore[operator]
-            totals[name] = totals.get(name, 0) + value.double() * len(x)
+            totals[name] = totals.get(name, 0) + value.cpu().double() * len(x)  # MPS has no float64
     return {name: total / len(images) for name, total in totals.items()}
 
 
@@ -133,7 +135,11 @@ def fit(
         saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
         optimizer.weights.copy_(saved["weights"])
         best_weights.copy_(saved["best_weights"])
-        moments = {"step": torch.tensor(float(epoch * steps)), "exp_avg": saved["exp_avg"], "exp_avg_sq": saved["exp_avg_sq"]}
+        moments = {
+            "step": torch.tensor(float(epoch * steps), device=device),
+            "exp_avg": saved["exp_avg"],
+            "exp_avg_sq": saved["exp_avg_sq"],
+        }
         optimizer.adam.state[optimizer.weights] = moments
 
     while epoch < epochs and not (patience and waited >= patience):
@@ -144,7 +150,7 @@ def fit(
         weight = beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
         take_step.totals.clear()
         for i in range(steps):
-            rate = _learning_rate(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
+            rate = learning_rate_at(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
             take_step(images[order[i * batch_size : (i + 1) * batch_size]], noise[i], weight, rate)
         metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
@@ -153,8 +159,12 @@ def fit(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
                 f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
             )
-        metrics |= _flatten("val", validate(model, held_out, val_noise))
+        metrics |= as_metrics("val", validate(model, held_out, val_noise))
         metrics["learning_rate"] = rate
+        if not math.isfinite(metrics["val/loss"]):
+            raise DivergedError(
+                f"epoch {epoch}: the validation loss is not finite; lower train.learning_rate ({learning_rate:g})"
+            )
         if metrics["val/loss"] < best_loss and (epoch >= warmup_epochs or epoch == epochs):
             best_epoch, best_loss, waited = epoch, metrics["val/loss"], 0
             best_weights.copy_(optimizer.weights)

@@ -6,11 +6,15 @@ from pathlib import Path
 
 from pipeline.params import Params
 
+GROUPS = ("matched", "contrast", "seeds")
+
 
 @dataclass(frozen=True)
 class Variant:
     """A model to train and measure."""
 
+    group: str
+    """Which stage trains it; a group depends on the params of its own models alone."""
     name: str
     """What it is called in the ledger."""
     model: str
@@ -20,7 +24,7 @@ class Variant:
 
     def folder(self, root: Path) -> Path:
         """Return where its weights and history lie below a folder of variants."""
-        return root / f"{self.name}_{self.params.seed}"
+        return root / self.group / f"{self.name}_{self.params.seed}"
 
 
 def variants(params: Params) -> Iterator[Variant]:
@@ -33,8 +37,7 @@ def variants(params: Params) -> Iterator[Variant]:
     for seed in range(params.seed, params.seed + params.evaluate.seeds):
         here = params.model_copy(update={"seed": seed})
         if seed != params.seed:
-            yield Variant("ae", "ae", here)
-            yield Variant("vae", "vae", here)
-        yield Variant("ae_matched", "ae", here.model_copy(update={"ae": matched}))
-        if params.evaluate.contrast_beta != params.beta:
-            yield Variant("vae_contrast", "vae", here.model_copy(update={"beta": params.evaluate.contrast_beta}))
+            yield Variant("seeds", "ae", "ae", here)
+            yield Variant("seeds", "vae", "vae", here)
+        yield Variant("matched", "ae_matched", "ae", here.model_copy(update={"ae": matched}))
+        yield Variant("contrast", "vae_contrast", "vae", here.model_copy(update={"beta": params.evaluate.contrast_beta}))

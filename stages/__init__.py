@@ -8,11 +8,11 @@ from typing import NoReturn
 
 import click
 
-from pipeline.errors import PipelineError
+from pipeline.errors import IntegrityError, PipelineError
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, TERMINATED = 5, 74, 128 + signal.SIGINT, 128 + signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
-_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
+_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
@@ -33,6 +33,8 @@ def run(command: click.Command) -> NoReturn:
         message, code = f"{error.format_message()} (see --help)", error.exit_code
     except click.Abort:
         message, code = "interrupted", INTERRUPTED
+    except FileNotFoundError as error:
+        message, code = f"{error.filename}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
     except OSError as error:
         if error.errno not in _NO_SPACE_ERRNOS:
             raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import tracking
+from pipeline import runs, tracking
 from pipeline.examination import examine
 from pipeline.history import flatten, save_json
 from pipeline.laboratory import save_laboratory
@@ -30,7 +30,8 @@ def main(params: Path, data: Path, judge: Path, weights: Path, out: Path, metric
         examined = examine(variant.name, folder / f"{variant.model}.safetensors", variant.params, data, judge, SECTIONS)
         numbers[folder.name] = examined.numbers
         save_laboratory(out / f"{folder.name}.safetensors", examined.laboratory)
-        tracking.find(examined.laboratory.weights_md5).log_metrics(flatten(examined.numbers))
+        found, about = tracking.find(examined.laboratory.weights_md5), examined.numbers
+        runs.evaluated(found, about["profile"], flatten(about), about["dataset"], [])
     save_json(metrics, numbers)
 
 

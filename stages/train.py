@@ -18,7 +18,7 @@ from stages import run
 @click.option("--metrics", default="metrics", show_default=True, type=Path, help="Folder for history and summary.")
 def main(name: str, params: Path, data: Path, out: Path, metrics: Path) -> None:
     """Train the model NAME."""
-    train(name, load_params(params), data, out, metrics)
+    train(name, load_params(params), data, out, metrics).clear()
 
 
 if __name__ == "__main__":

@@ -177,5 +177,6 @@ class TestVariants:
         options = self.with_options(seeds=3, contrast_beta=self.params.beta)
         trained = [variant.folder(Path()).name for variant in variants(options)]
         first = self.params.seed
-        again = [f"{name}_{seed}" for seed in (first + 1, first + 2) for name in ("ae", "vae", "ae_matched")]
-        assert trained == [f"ae_matched_{first}", *again]
+        names = ("ae", "vae", "ae_matched", "vae_contrast")
+        again = [f"{name}_{seed}" for seed in (first + 1, first + 2) for name in names]
+        assert trained == [f"ae_matched_{first}", f"vae_contrast_{first}", *again]

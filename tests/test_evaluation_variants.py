@@ -8,12 +8,13 @@ from click.testing import CliRunner
 from conftest import blobs
 
 from pipeline import tracking
-from pipeline.checkpoint import Trained, save_weights
+from pipeline.checkpoint import Checkpoints, Trained, save_weights
 from pipeline.data import Dataset, save_dataset
 from pipeline.evaluation import PROFILES, Budget
 from pipeline.judge import learn, save_judge
 from pipeline.laboratory import load_laboratory
 from pipeline.models import MODELS
+from pipeline.variants import GROUPS
 from stages import evaluate_variants, train_variants
 
 SMALL = Budget(100, 100, importance_images=5, exact_images=5, grid=8, plots=50, samples=60, pairs=10)
@@ -36,10 +37,13 @@ def test_variants_are_trained_measured_and_weighed(tmp_path: Path, monkeypatch: 
         hidden = getattr(settings, name).hidden_dims
         beta = settings.beta if name == "vae" else None
         save_weights(out / f"{name}.safetensors", Trained(MODELS[name](64, 2, hidden), name, "blobs", (8, 8), beta))
+        return Checkpoints(tmp_path, name)
 
     monkeypatch.setattr(train_variants, "train", pretend)
     models, out, metrics = (str(tmp_path / name) for name in ("models", "laboratory", "variants.json"))
-    assert CliRunner().invoke(train_variants.main, [*common, "--out", models]).exit_code == 0
+    for group in GROUPS:
+        assert CliRunner().invoke(train_variants.main, [group, *common, "--out", models]).exit_code == 0
+        assert (Path(models) / group).is_dir()
     arguments = ["--judge", str(tmp_path / "judge"), "--weights", models, "--out", out, "--metrics", metrics]
     assert CliRunner().invoke(evaluate_variants.main, [*common, *arguments]).exit_code == 0
     names = {"ae_matched_1", "vae_contrast_1"}

@@ -26,7 +26,7 @@ def outputs(name: str, folder: Path) -> dict[str, bytes]:
 
 
 def run(name: str, params: Params, data: Path, folder: Path) -> dict[str, bytes]:
-    train(name, params, data, folder, folder)
+    train(name, params, data, folder, folder).clear()
     return outputs(name, folder)
 
 

@@ -51,7 +51,7 @@ BAD = {
     "float for int": (changed(("batch_size: 128", "batch_size: 12.5")), "train.batch_size: 12.5"),
     "zero batch": (changed(("batch_size: 128", "batch_size: 0")), "train.batch_size: 0"),
     "negative batch": (changed(("batch_size: 128", "batch_size: -128")), "train.batch_size: -128"),
-    "zero rate": (changed(("1.0e-3", "0.0")), "train.learning_rate: 0.0"),
+    "zero rate": (changed(("2.0e-3", "0.0")), "train.learning_rate: 0.0"),
     "unknown schedule": (changed(("schedule: cosine", "schedule: linear")), "train.schedule: 'linear'"),
     "unknown device": (changed(("device: auto", "device: tpu")), "train.device: 'tpu'"),
     "unknown precision": (changed(("precision: float32", "precision: float16")), "train.precision: 'float16'"),
@@ -96,7 +96,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(changed(("1.0e-3", "1e-3"), ("beta: 1.0", "beta: 4")))
+    (tmp_path / "params.yaml").write_text(changed(("2.0e-3", "1e-3"), ("beta: 1.0", "beta: 4")))
     params = load_params(tmp_path / "params.yaml")
     assert (params.train.learning_rate, params.beta) == (0.001, 4.0)
 

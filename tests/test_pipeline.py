@@ -42,7 +42,7 @@ def copy(folder: Path) -> Path:
     params["train"]["threads"] = 1
     params["ae"] |= {"hidden_dims": [64], "epochs": 2}
     params["vae"] |= {"hidden_dims": [64], "epochs": 3}
-    params["evaluate"]["profile"] = "fast"
+    params["evaluate"] |= {"profile": "fast", "judge_steps": 100, "judge_accuracy": 0.5}
     yaml.dump(params, folder / "params.yaml")
     call(folder, "git", "init", "--quiet", "--initial-branch=main")
     call(folder, "git", "config", "user.name", "test")

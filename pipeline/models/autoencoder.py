@@ -25,6 +25,7 @@ class Autoencoder(nn.Module):
     """
 
     noise_dim = 0
+    has_plain_objective = True  # Bernoulli pixels and nothing else: the explicit step may stand in for `objective`
 
     def __init__(self, input_dim: int = 784, latent_dim: int = 2, hidden_dims: Sequence[int] = (512, 256, 128)) -> None:
         super().__init__()

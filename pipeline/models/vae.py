@@ -27,6 +27,8 @@ class VAE(nn.Module):
     (torch.Size([5, 16]), torch.Size([5, 16]))
     """
 
+    has_plain_objective = True  # Bernoulli pixels + beta KL: the explicit step may stand in for `objective`
+
     def __init__(self, input_dim: int = 784, latent_dim: int = 2, hidden_dims: Sequence[int] = (512, 256)) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"input_dim": input_dim, "latent_dim": latent_dim, "hidden_dims": list(hidden_dims)}
