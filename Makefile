@@ -44,5 +44,5 @@ lock: $(UV) ## Solve the dependencies of pyproject.toml anew
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
 		--custom-compile-command 'make lock' --upgrade pyproject.toml --output-file requirements.lock
 
-clean: ## Delete resume checkpoints of trainings that were given up
+clean: ## Delete the checkpoints of trainings that were given up (while none runs)
 	rm -rf .pipeline/checkpoints
