@@ -42,7 +42,7 @@ def copy(folder: Path) -> Path:
     params = yaml.load(folder / "params.yaml")
     params["data"]["name"] = "digits"
     params["train"]["threads"] = 1
-    params["ae"] |= {"hidden_dims": [64], "epochs": 2}
+    params["ae"] |= {"hidden_dims": [48], "epochs": 2}  # not the VAE's, or the matched autoencoder were the same model
     params["vae"] |= {"hidden_dims": [64], "epochs": 3}
     params["evaluate"] |= {"profile": "fast", "judge_steps": 100, "judge_accuracy": 0.5}
     yaml.dump(params, folder / "params.yaml")
