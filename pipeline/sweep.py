@@ -262,7 +262,10 @@ def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Pa
             runs.began(logs[-1], values, dataset.name, data, data_md5, dataset.train.images.shape)
         begun = time.perf_counter()
         epochs = fit_together(members, splits, runtime=rt, **options(params))  # type: ignore[arg-type]
-        for learnt in tqdm(epochs, "sweep", params.vae.epochs, unit="epoch", disable=None):
+        for learnt in (bar := tqdm(epochs, "sweep", params.vae.epochs, unit="epoch", disable=None)):
+            if bar.disable:
+                losses = ", ".join(f"{member.name} {member.rows[-1]['val/loss']:.2f}" for member in learnt)
+                click.echo(f"sweep epoch {int(learnt[0].rows[-1]['epoch'])}/{params.vae.epochs}: val/loss {losses}")
             for member, run in zip(members, logs, strict=True):
                 if member in learnt:
                     run.log_epoch(member.rows[-1], time.perf_counter() - begun)
