@@ -203,6 +203,8 @@ def fit_together(
             member = members[k]
             metrics = {f"train/{name}": totals[name][k].item() / steps for name in totals}
             metrics |= as_metrics("val", validate(member.model, held_out[member.seed], val_noise[member.seed]))
+            if not math.isfinite(metrics["val/loss"]):
+                raise DivergedError(f"{member.name}, epoch {epoch}: the validation loss is not finite; leave it out")
             member.rows.append({"epoch": epoch, **metrics, "learning_rate": rate})
             lowest = member.rows[member.best_epoch - 1]["val/loss"] if member.best_epoch else math.inf
             if metrics["val/loss"] < lowest and (epoch >= warmup_epochs or epoch == epochs):
