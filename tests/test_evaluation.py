@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import MNIST, blobs
+from conftest import MNIST, ROOT, blobs
+from ruamel.yaml import YAML
 from scipy.linalg import sqrtm
 
 from pipeline import tracking
@@ -227,8 +228,10 @@ class TestInvariance:
         assert b["log_volume"] == pytest.approx(a["log_volume"] - 2 * np.log(5), abs=1e-3)
         a, b = smoothness(plain).numbers["cross_class"], smoothness(other).numbers["cross_class"]
         assert b == pytest.approx(a, rel=1e-2)
-        masses = [np.array(list(holes(subject).numbers["hull"].values())) for subject in (plain, other)]
-        assert np.abs(masses[0] - masses[1]).max() < 4 * np.sqrt(2 * 0.25 / SMALL.samples)
+        a, b = holes(plain).numbers, holes(other).numbers
+        for measure in ("hull", "matched"):
+            differences = np.array(list(a[measure].values())) - list(b[measure].values())
+            assert np.abs(differences).max() < 4 * np.sqrt(2 * 0.25 / SMALL.samples)
 
 
 class TestLatent:
@@ -384,6 +387,13 @@ class TestHoles:
         density = np.exp(log_density(grid(x, y).reshape(-1, 2), centres))
         assert density.sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(1, abs=1e-3)
 
+    def test_density_moves_with_its_centres_under_affine_maps(self):
+        rng = np.random.default_rng(0)
+        centres, z = rng.normal(size=(300, 2)) * [3.0, 0.5], rng.normal(size=(50, 2))
+        turn, shift = np.array([[3.0, 4.0], [-40.0, 30.0]]), np.array([7.0, -2.0])
+        moved = log_density(z @ turn.T + shift, centres @ turn.T + shift)
+        assert moved == pytest.approx(log_density(z, centres) - np.log(np.linalg.det(turn)), abs=1e-3)
+
 
 class TestSmoothness:
     def test_a_straight_path_is_straight_and_a_jump_is_a_jump(self):
@@ -512,3 +522,41 @@ class TestStage:
             assert note in text
             assert "fcd" not in text
             assert "class_switches" not in text
+
+
+class TestReruns:
+    """What DVC runs again after a change, by what dvc.yaml says each stage reads (the closure of its imports) and writes."""
+
+    STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+    def paths(self, name: str, *keys: str) -> set[str]:
+        stage = self.STAGES[name]
+        listed = [next(iter(entry)) if isinstance(entry, dict) else entry for key in keys for entry in stage.get(key, [])]
+        models = stage.get("matrix", {"model": [""]})["model"]
+        return {path.replace("${item.model}", model) for path in listed for model in models}
+
+    def after(self, changed: str) -> set[str]:
+        """Return the stages that read a file, those that read what these write, and so on."""
+        stages: set[str] = set()
+        touched = {changed}
+        while new := {name for name in self.STAGES.keys() - stages if self.paths(name, "deps") & touched}:
+            stages |= new
+            touched = touched.union(*(self.paths(name, "outs", "metrics", "plots") for name in new))
+        return stages
+
+    def test_a_changed_metric_never_retrains(self):
+        training = {name for name in self.STAGES if name.startswith("train")}
+        assert {"train_ae", "train_vae"} < self.after("pipeline/trainer.py")  # so the stages are followed
+        for path in sorted((ROOT / "pipeline" / "evaluation").glob("*.py")):
+            found = self.after(str(path.relative_to(ROOT)))
+            assert {"evaluate", "figures", "claims"} <= found, path
+            assert not found & (training | {"download"}), path
+
+    def test_a_changed_figure_only_draws_again(self):
+        # The laboratory and the explorer draw in the same style, and import it from the package of figures.
+        for path in sorted((ROOT / "pipeline" / "figures").glob("*.py")):
+            found = self.after(str(path.relative_to(ROOT)))
+            assert found, path
+            assert found <= {"figures", "laboratory", "explore"}, path
+        assert self.after("stages/figures.py") == {"figures"}
+        assert self.after("pipeline/figures/laboratory.py") == {"laboratory"}
