@@ -2,6 +2,8 @@
 
 import os
 
-# OpenMP's threads spin while they wait for each other. Beside any other load (a second queue worker, a browser) that
-# takes the very core they wait for: matrix products of two threads on two busy cores ran ten times slower. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long an OpenMP thread spins for the next piece of work before it sleeps; read when torch loads. The default spins for
+# milliseconds, and beside any other load (a second queue worker, a browser) takes the very core that the other thread waits
+# for: two trainings at once ran ten times slower. Sleeping at once costs a wake-up for each of a step's fifty kernels.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
