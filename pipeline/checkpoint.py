@@ -91,6 +91,7 @@ class Checkpoints:
         versions = {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
         key = json.dumps(decides | versions, sort_keys=True, default=str)
         self.folder = root / stage / hashlib.sha256(key.encode()).hexdigest()[:32]
+        self._generations = [self.folder / "0.safetensors", self.folder / "1.safetensors"]  # the next to be written first
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,23 +111,25 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.close()
 
-    def _generation(self, epoch: int) -> Path:
-        return self.folder / f"{'even' if epoch % 2 == 0 else 'odd'}.safetensors"
-
     def save(self, arrays: Arrays, header: dict[str, Any]) -> None:
         """Write a checkpoint over the older of the two; ``header["epoch"]`` orders them."""
-        save_arrays(self._generation(header["epoch"]), arrays, header)
+        save_arrays(self._generations[0], arrays, header)
+        self._generations.reverse()
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """Return the newest checkpoint that is whole, saying which was skipped, or None when there is none."""
-        found = []
-        for path in (self._generation(0), self._generation(1)):
+        newest = None
+        for path in sorted(self._generations):
             if path.exists():
                 try:
-                    found.append(load_arrays(path))
+                    found = load_arrays(path)
                 except IntegrityError as error:
                     print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
-        return max(found, key=lambda checkpoint: checkpoint[1]["epoch"], default=None)
+                    continue
+                if newest is None or found[1]["epoch"] > newest[1]["epoch"]:
+                    newest = found
+                    self._generations.sort(key=lambda generation, kept=path: generation == kept)  # type: ignore[misc]
+        return newest
 
     @property
     def run_id(self) -> str | None:

@@ -67,6 +67,8 @@ class ModelParams(Section):
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     epochs: Annotated[int, Field(ge=1, le=100000)]
     """Passes over the training images."""
+    input_dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the pixels hidden from the encoder in training (Amortized Inference Regularization, 1805.08913)."""
 
 
 class VAEParams(ModelParams):

@@ -1,6 +1,8 @@
 """One optimisation step: through autograd, the reference, and with the gradient of a multilayer perceptron written out."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,36 +13,72 @@ from pipeline.runtime import Runtime
 class FlatAdam:
     """A model's parameters and gradients as two flat buffers, stepped by one fused Adam call instead of one per tensor.
 
+    ``exp_avg`` and ``exp_avg_sq`` are the moments, ``count`` the steps taken, all on the model's device.
+
     Reference: Adam: A Method for Stochastic Optimization, 1412.6980.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float) -> None:
+    def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         parameters = list(model.parameters())
+        self.betas, self.eps = betas, eps
         self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-        self.gradient = self.weights.grad = torch.zeros_like(self.weights)
+        self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.weights) for _ in range(3))
+        self.count = torch.zeros((), device=self.weights.device)
+        # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
+        # and nobody has to wait for the device to find out.
+        self.bad = torch.zeros((), device=self.weights.device)
         offset = 0
         for parameter in parameters:
             view = slice(offset, offset + parameter.numel())
             parameter.data = self.weights[view].view_as(parameter)
             parameter.grad = self.gradient[view].view_as(parameter)
             offset = view.stop
-        self.adam = torch.optim.Adam([self.weights], lr=learning_rate, fused=True)
-        # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
-        # and nobody has to wait for the device to find out.
-        self.bad = torch.zeros((), device=self.weights.device)
-        self.adam.found_inf = self.bad  # type: ignore[attr-defined]
 
-    def step(self, loss: Tensor, learning_rate: float) -> None:
+    def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
         """Apply the gradient, unless it or the loss is not finite."""
         bad = torch.isfinite(loss + self.gradient.sum()).logical_not()
         torch.logical_or(self.bad, bad, out=self.bad)
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
+        self.count += 1
+        # The kernel behind torch.optim.Adam(fused=True), whose Python costs 4% of a step on a CPU.
+        torch._fused_adam_(
+            [self.weights],
+            [self.gradient],
+            [self.exp_avg],
+            [self.exp_avg_sq],
+            [],
+            [self.count],
+            lr=learning_rate,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=self.bad,
+        )
 
 
 def _add(totals: dict[str, Tensor], **terms: Tensor) -> None:
     for name, value in terms.items():
-        totals[name] = totals[name] + value if name in totals else value
+        totals[name] = totals[name].add_(value) if name in totals else value.clone()
+
+
+class Step(Protocol):
+    """What takes an optimisation step and adds up the terms of its objective."""
+
+    totals: dict[str, Tensor]
+    optimizer: FlatAdam
+
+    def __call__(self, pixels: Tensor, mask: Tensor, noise: Tensor, beta: float | Tensor, learning_rate: float | Tensor) -> None:
+        """Take a step.
+
+        Args:
+            pixels: images ``[B, D]``, uint8.
+            mask: by what the encoder sees each pixel multiplied ``[B, D]``; the reconstruction's target is the image itself.
+            noise: standard normal ``[B, noise_dim]``.
+            beta: weight of the KL term.
+            learning_rate: Adam's step size.
+        """
 
 
 class AutogradStep:
@@ -50,20 +88,61 @@ class AutogradStep:
         self.model, self.optimizer, self.runtime = model, optimizer, runtime
         self.totals: dict[str, Tensor] = {}
 
-    def __call__(self, pixels: Tensor, noise: Tensor, beta: float, learning_rate: float) -> None:
-        """Take one step on images ``[B, D]`` (uint8) with standard normal noise ``[B, noise_dim]``."""
+    def __call__(self, pixels: Tensor, mask: Tensor, noise: Tensor, beta: float | Tensor, learning_rate: float | Tensor) -> None:
+        """Take a step; the arguments are those of :class:`Step`."""
         self.optimizer.gradient.zero_()
+        x = pixels.float().div_(255)
         with self.runtime.autocast():
-            terms: dict[str, Tensor] = self.model.objective(pixels.float().div_(255), noise, beta)  # type: ignore[operator]
+            terms: dict[str, Tensor] = self.model.objective(x, noise, beta, x * mask)  # type: ignore[operator]
         terms["loss"].backward()
         self.optimizer.step(terms["loss"].detach(), learning_rate)
         _add(self.totals, **{name: value.detach() for name, value in terms.items() if value.ndim == 0})
 
 
+class _Layer:
+    """A linear layer with the buffers that its products read and write; ``delta`` is the gradient of the loss at ``out``.
+
+    Weights, gradients and buffers stay where they are, so every view of them is made once.
+    """
+
+    def __init__(self, linear: nn.Linear, x: Tensor, x_delta: Tensor | None, after_relu: bool, before_relu: bool) -> None:
+        assert linear.weight.grad is not None
+        assert linear.bias.grad is not None
+        self.x, self.x_delta, self.after_relu, self.before_relu = x, x_delta, after_relu, before_relu
+        self.weight, self.bias = linear.weight.detach(), linear.bias.detach()
+        self.weight_grad, self.bias_grad = linear.weight.grad, linear.bias.grad
+        self.out, self.delta = (x.new_empty(len(x), linear.out_features) for _ in range(2))
+        self.weight_t, self.delta_t = self.weight.t(), self.delta.t()
+
+    def forward(self) -> None:
+        torch.addmm(self.bias, self.x, self.weight_t, out=self.out)
+        if self.before_relu:
+            self.out.relu_()
+
+    def backward(self) -> None:
+        """Write the gradients of weight, bias and input, the last one through the ReLU that the input came from."""
+        torch.mm(self.delta_t, self.x, out=self.weight_grad)
+        torch.sum(self.delta, 0, out=self.bias_grad)
+        if self.x_delta is not None:
+            torch.mm(self.delta, self.weight, out=self.x_delta)
+            if self.after_relu:
+                torch.ops.aten.threshold_backward.grad_input(self.x_delta, self.x, 0, grad_input=self.x_delta)
+
+
+def _chain(net: nn.Sequential, x: Tensor, x_delta: Tensor | None) -> list[_Layer]:
+    """Return the net's linear layers, each of which reads what the one before it writes."""
+    layers: list[_Layer] = []
+    linear = [module for module in net if isinstance(module, nn.Linear)]
+    for module in linear:
+        layers.append(_Layer(module, x, x_delta, after_relu=bool(layers), before_relu=module is not linear[-1]))
+        x, x_delta = layers[-1].out, layers[-1].delta
+    return layers
+
+
 class ExplicitStep:
     r"""The same step for a perceptron with ReLU layers, with forward and backward pass written out over fixed buffers.
 
-    Nothing is allocated, recorded or read twice: matrix products write into their buffers and into the flat gradient.
+    Matrix products write into their buffers and into the flat gradient; nothing is recorded.
     With :math:`t = \mathrm{sigmoid}(-l)`, the reconstruction term is :math:`-\sum \log t + x l` and its gradient
     :math:`1 - t - x`, at a third of the cost of a softplus; a logit over 88 counts as a loss that is not finite.
     Equal to :class:`AutogradStep` up to rounding.
@@ -71,18 +150,20 @@ class ExplicitStep:
 
     def __init__(self, model: Any, optimizer: FlatAdam, batch_size: int, runtime: Runtime) -> None:
         self.optimizer, self.scale = optimizer, 1 / batch_size
-        self.encoder, self.decoder = ([m for m in net if isinstance(m, nn.Linear)] for net in (model.encoder, model.decoder))
-        layers = [*self.encoder, *self.decoder]
-
-        def buffer(width: int) -> Tensor:
-            return torch.empty(batch_size, width, device=runtime.device)
-
-        self.x = buffer(layers[0].in_features)
-        self.outputs = [buffer(layer.out_features) for layer in layers]
-        self.deltas = [buffer(layer.out_features) for layer in layers]  # gradients with respect to the outputs
-        self.latent_dim = model.latent_dim
         self.is_gaussian = model.noise_dim > 0
-        self.z, self.z_delta = buffer(model.latent_dim), buffer(model.latent_dim)
+        input_dim = model.encoder[0].in_features
+        self.x = torch.empty(batch_size, input_dim, device=runtime.device)
+        self.seen = torch.empty_like(self.x)
+        self.encoder = _chain(model.encoder, self.seen, None)
+        encoded = self.encoder[-1]
+        code, code_delta = encoded.out, encoded.delta
+        if self.is_gaussian:
+            self.mean, self.logvar = encoded.out.chunk(2, dim=1)
+            self.mean_delta, self.logvar_delta = encoded.delta.chunk(2, dim=1)
+            self.z, self.z_delta = (self.x.new_empty(self.mean.shape) for _ in range(2))
+            code, code_delta = self.z, self.z_delta
+        self.decoder = _chain(model.decoder, code, code_delta)
+        self.x_flat, self.logits_flat = self.x.view(-1), self.decoder[-1].out.view(-1)
         self.totals: dict[str, Tensor] = {}
 
     @staticmethod
@@ -100,64 +181,113 @@ class ExplicitStep:
         return says_so and runtime.precision == "float32" and alternates(model.encoder) and alternates(model.decoder)
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, noise: Tensor, beta: float, learning_rate: float) -> None:
-        """Take one step on images ``[B, D]`` (uint8) with standard normal noise ``[B, noise_dim]``."""
-        split = len(self.encoder)
+    def __call__(self, pixels: Tensor, mask: Tensor, noise: Tensor, beta: float | Tensor, learning_rate: float | Tensor) -> None:
+        """Take a step; the arguments are those of :class:`Step`."""
         self.x.copy_(pixels).div_(255)
-        h = self.x
-        for layer, out in zip(self.encoder, self.outputs[:split], strict=True):
-            h = self._forward(layer, h, out, is_last=layer is self.encoder[-1])
+        torch.mul(self.x, mask, out=self.seen)
+        for layer in self.encoder:
+            layer.forward()
         if self.is_gaussian:
-            mean, logvar = h.chunk(2, dim=1)
-            std = torch.exp(0.5 * logvar)
-            torch.addcmul(mean, std, noise, out=self.z)
-            h = self.z
-        code, code_delta = h, self.z_delta if self.is_gaussian else self.deltas[split - 1]
-        for layer, out in zip(self.decoder, self.outputs[split:], strict=True):
-            h = self._forward(layer, h, out, is_last=layer is self.decoder[-1])
+            std = torch.exp(0.5 * self.logvar)
+            torch.addcmul(self.mean, std, noise, out=self.z)
+        for layer in self.decoder:
+            layer.forward()
 
-        logits, delta = self.outputs[-1], self.deltas[-1]
+        logits, delta = self.decoder[-1].out, self.decoder[-1].delta
         t = torch.sigmoid(logits.neg())
-        recon = torch.dot(self.x.view(-1), logits.view(-1)).neg() - t.log().sum()
         torch.sub(1 - t, self.x, out=delta).mul_(self.scale)
-        recon = recon * self.scale
-        for index in reversed(range(split, len(self.outputs))):
-            below = self.outputs[index - 1] if index > split else code
-            into = self.deltas[index - 1] if index > split else code_delta
-            self._backward(self.decoder[index - split], below, self.deltas[index], into, is_relu=index > split)
-        loss = recon
+        recon = (torch.dot(self.x_flat, self.logits_flat) + t.log_().sum()) * -self.scale
+        for layer in reversed(self.decoder):
+            layer.backward()
         if self.is_gaussian:
-            var = std.square()
-            kl = 0.5 * (mean.square() + var - 1 - logvar).sum() * self.scale
+            var, weight = std.square(), beta * self.scale
+            kl = 0.5 * (self.mean.square() + var - 1 - self.logvar).sum() * self.scale
             loss = recon + beta * kl
-            d_mean, d_logvar = self.deltas[split - 1].chunk(2, dim=1)
-            torch.add(self.z_delta, mean, alpha=beta * self.scale, out=d_mean)
-            d_logvar.copy_(0.5 * (self.z_delta * noise * std + (var - 1) * (beta * self.scale)))
+            torch.add(self.z_delta, self.mean * weight, out=self.mean_delta)
+            self.logvar_delta.copy_(0.5 * (self.z_delta * noise * std + (var - 1) * weight))
             _add(self.totals, loss=loss, recon=recon, kl=kl)
         else:
+            loss = recon
             _add(self.totals, loss=loss, recon=recon)
-        for index in reversed(range(split)):
-            below = self.outputs[index - 1] if index else self.x
-            self._backward(
-                self.encoder[index],
-                below,
-                self.deltas[index],
-                self.deltas[index - 1] if index else None,
-                is_relu=index > 0,
-            )
+        for layer in reversed(self.encoder):
+            layer.backward()
         self.optimizer.step(loss, learning_rate)
 
-    @staticmethod
-    def _forward(layer: nn.Linear, x: Tensor, out: Tensor, is_last: bool) -> Tensor:
-        torch.addmm(layer.bias, x, layer.weight.t(), out=out)
-        return out if is_last else out.relu_()
 
-    @staticmethod
-    def _backward(layer: nn.Linear, x: Tensor, delta: Tensor, into: Tensor | None, is_relu: bool) -> None:
-        """Write the layer's gradients, and that of its input, through the ReLU the input came from."""
-        torch.mm(delta.t(), x, out=layer.weight.grad)
-        torch.sum(delta, 0, out=layer.bias.grad)
-        if into is not None:
-            torch.mm(delta, layer.weight, out=into)
-            if is_relu:
-                torch.ops.aten.threshold_backward.grad_input(into, x, 0, grad_input=into)
+@dataclass(frozen=True)
+class Batches:
+    """What the steps of an epoch are taken with, all drawn beforehand."""
+
+    order: Tensor
+    """Rows of the images ``[steps, B]``."""
+    masks: Tensor
+    """A pool of masks ``[M, D]``, float: drawing bits for each image of each step would cost more than a matrix product."""
+    mask_order: Tensor
+    """Rows of ``masks`` ``[steps, B]``."""
+    noise: Tensor
+    """Standard normal ``[steps, B, noise_dim]``."""
+
+
+def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
+    """Take one step for each batch of an epoch.
+
+    Args:
+        step: what takes it.
+        images: all of them, uint8 ``[N, D]``.
+        batches: what to take them with.
+        beta: weight of the KL term.
+        rates: the step sizes ``[steps]``.
+    """
+    step.totals.clear()
+    for rows, mask_rows, noise, rate in zip(batches.order, batches.mask_order, batches.noise, rates, strict=True):
+        step(images.index_select(0, rows), batches.masks.index_select(0, mask_rows), noise, beta, rate)
+
+
+class GraphedEpoch:
+    """:func:`run_epoch` for CUDA: a step, with the choice of its batch, is one graph, launched once a step.
+
+    Launching some sixty kernels one by one takes the host longer than they run. Which step it is, the graph counts on the
+    device, so that an epoch has no input from the host but its first copies. On another device the same code runs without
+    a graph.
+    """
+
+    def __init__(self, step: Step, images: Tensor) -> None:
+        self.step, self.images = step, images
+        self.inputs: list[Tensor] = []
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.next = torch.zeros(1, dtype=torch.int64, device=images.device)
+
+    def __call__(self, batches: Batches, beta: float, rates: Sequence[float]) -> None:
+        """Take one step for each batch; the arguments are those of :func:`run_epoch`."""
+        device = self.images.device
+        given = [*vars(batches).values(), torch.tensor(beta, device=device), torch.tensor(rates, device=device)]
+        self.inputs = self.inputs or [torch.empty_like(tensor) for tensor in given]
+        for kept, tensor in zip(self.inputs, given, strict=True):
+            kept.copy_(tensor)
+        self.next.zero_()
+        for total in self.step.totals.values():
+            total.zero_()
+        for _ in rates:
+            if device.type != "cuda":
+                self._take()
+            elif self.graph:
+                self.graph.replay()
+            elif not self.step.totals:
+                # Once without a graph, on a stream of its own, for all that is made on first use.
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    self._take()
+                torch.cuda.current_stream().wait_stream(stream)
+            else:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._take()
+                self.graph = graph
+                graph.replay()  # capturing takes no step
+
+    def _take(self) -> None:
+        order, masks, mask_order, noise, beta, rates = self.inputs
+        rows, mask_rows, eps, rate = (each.index_select(0, self.next)[0] for each in (order, mask_order, noise, rates))
+        self.step(self.images.index_select(0, rows), masks.index_select(0, mask_rows), eps, beta, rate)
+        self.next += 1

@@ -33,7 +33,7 @@ from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import Params, load_params
 from pipeline.runtime import Runtime, generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import as_metrics, learning_rate_at, resident, validate
+from pipeline.trainer import as_metrics, draw_batches, learning_rate_at, resident, validate
 
 NAME = "vae"
 
@@ -66,30 +66,31 @@ class Stack(nn.Module):
             x = x if index == stop - 1 else x.relu()
         return x
 
-    def objective(self, x: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
+    def objective(self, x: Tensor, seen: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
         """Return what :meth:`VAE.objective` returns, for each model ``[K]``.
 
         Args:
             x: images ``[K, B, input_dim]`` in [0, 1].
+            seen: what the encoder sees of them.
             noise: standard normal ``[K, B, latent_dim]``.
             beta: weights of the KL terms ``[K]``.
         """
-        mean, logvar = self._run(x, 0, self.depth).chunk(2, dim=-1)
+        mean, logvar = self._run(seen, 0, self.depth).chunk(2, dim=-1)
         logits = self._run(reparameterise(mean, logvar, noise), self.depth, len(self.weights))
         recon, kl = bernoulli_nll(logits, x).mean(-1), gaussian_kl(mean, logvar).sum(-1).mean(-1)
         return {"loss": recon + beta * kl, "recon": recon, "kl": kl}
 
-    def autograd(self, x: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
+    def autograd(self, x: Tensor, seen: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
         """Add the gradients of each model's loss to its parameters' and return the terms: the reference, for any precision."""
-        terms = self.objective(x, noise, beta)
+        terms = self.objective(x, seen, noise, beta)
         terms["loss"].sum().backward()  # no model's loss depends on another's weights, so each gets its own gradient
         return {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
-    def explicit(self, x: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
+    def explicit(self, x: Tensor, seen: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
         """Do the same with the backward pass written out, as in :class:`pipeline.step.ExplicitStep`; gradients are replaced."""
         last, scale = len(self.weights) - 1, 1 / x.shape[1]
-        inputs, h = [], x
+        inputs, h = [], seen
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if index == self.depth:
                 mean, logvar = h.chunk(2, dim=-1)
@@ -145,6 +146,7 @@ def fit_together(
     schedule: str = "cosine",
     patience: int = 7,
     warmup_epochs: int = 0,
+    input_dropout: float = 0.0,
     runtime: Runtime | None = None,
 ) -> Iterator[list[Member]]:
     """Train all members as :func:`pipeline.trainer.fit` would each, yielding after each epoch those that still learnt.
@@ -152,7 +154,7 @@ def fit_together(
     Args:
         members: their models are trained in place.
         splits: training and validation images by seed, of equal sizes.
-        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs: as for ``fit``.
+        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs, input_dropout: as for ``fit``.
         runtime: where to compute; by default the CPU as it is.
 
     Raises:
@@ -163,7 +165,7 @@ def fit_together(
     row = torch.tensor([seeds.index(member.seed) for member in members], device=device)  # a member's row of the seeds' data
     betas = torch.tensor([member.beta for member in members], device=device)
     stack = Stack([member.model.to(device).train() for member in members])
-    optimizer = FlatAdam(stack, learning_rate)
+    optimizer = FlatAdam(stack)
     stack.lend()
     images, held_out = ({seed: resident(splits[seed][part], device) for seed in seeds} for part in (0, 1))
     size, dim = len(images[seeds[0]]), members[0].model.latent_dim
@@ -176,21 +178,24 @@ def fit_together(
         learning = [k for k, member in enumerate(members) if not (patience and member.waited >= patience)]
         if not learning:
             break
-        orders = {s: torch.randperm(size, generator=generator(s, "order", epoch)).to(device) for s in seeds}
-        noise = [torch.randn(steps, batch_size, dim, generator=generator(s, "noise", epoch)).to(device) for s in seeds]
-        noises = torch.stack(noise, dim=1)
+        drawn = [draw_batches(s, epoch, size, batch_size, images[s].shape[1], dim, input_dropout) for s in seeds]
+        order, masks, mask_order, noise = (
+            torch.stack(same).to(device) for same in zip(*(vars(each).values() for each in drawn), strict=True)
+        )
         weight = betas * min(1.0, epoch / warmup_epochs) if warmup_epochs else betas
         totals: dict[str, Tensor] = {}
         for i in range(steps):
             rate = learning_rate_at(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
-            batches = [images[s][orders[s][i * batch_size : (i + 1) * batch_size]] for s in seeds]
-            x = torch.stack(batches).float().div_(255)[row]
+            pixels = torch.stack([images[s].index_select(0, rows) for s, rows in zip(seeds, order[:, i], strict=True)])
+            mask = torch.stack([pool.index_select(0, rows) for pool, rows in zip(masks, mask_order[:, i], strict=True)])
+            x = pixels.float().div_(255)
+            x, seen, eps = x[row], (x * mask)[row], noise[row, i]
             if runtime.precision == "float32":
-                terms = stack.explicit(x, noises[i, row], weight)
+                terms = stack.explicit(x, seen, eps, weight)
             else:
                 optimizer.gradient.zero_()
                 with runtime.autocast():
-                    terms = stack.autograd(x, noises[i, row], weight)
+                    terms = stack.autograd(x, seen, eps, weight)
             optimizer.step(terms["loss"].sum(), rate)
             totals = {name: totals.get(name, 0) + value for name, value in terms.items()}
         if optimizer.bad.item():
@@ -236,7 +241,7 @@ def assemble(dataset: Dataset, params: Params, betas: Sequence[float], seeds: Se
 def options(params: Params) -> dict[str, object]:
     """Return the params by which a sweep trains, as keywords of :func:`fit_together`."""
     chosen = params.train.model_dump(include={"batch_size", "learning_rate", "schedule", "patience"})
-    return chosen | params.vae.model_dump(include={"epochs", "warmup_epochs"})
+    return chosen | params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout"})
 
 
 def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Path, judge: Path, out: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from pipeline.data import Split
 from pipeline.errors import DivergedError
 from pipeline.runtime import Runtime, generator
-from pipeline.step import AutogradStep, ExplicitStep, FlatAdam
+from pipeline.step import AutogradStep, Batches, ExplicitStep, FlatAdam, GraphedEpoch, Step, run_epoch
 
 _VALIDATION_BATCH = 2048
+_MASKS = 1024
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Epoch:
     """Wall time of the training steps."""
     samples: int
     """Images trained on."""
+    is_last: bool
     state: State
 
 
@@ -66,6 +68,24 @@ def resident(split: Split, device: torch.device) -> Tensor:
     return torch.from_numpy(split.images.reshape(len(split), -1)).to(device)
 
 
+def draw_batches(
+    seed: int, epoch: int, count: int, batch_size: int, input_dim: int, noise_dim: int, input_dropout: float
+) -> Batches:
+    """Return what the steps of an epoch are taken with, on the CPU; it depends on the arguments alone.
+
+    An epoch is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each
+    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean.
+    """
+    steps = count // batch_size
+    order = torch.randperm(count, generator=generator(seed, "order", epoch))[: steps * batch_size].view(steps, batch_size)
+    noise = torch.randn(steps, batch_size, noise_dim, generator=generator(seed, "noise", epoch))
+    if not input_dropout:
+        return Batches(order, torch.ones(1, input_dim), torch.zeros_like(order), noise)
+    draws = generator(seed, "masks", epoch)
+    masks = (torch.rand(_MASKS, input_dim, generator=draws) >= input_dropout).float().div_(1 - input_dropout)
+    return Batches(order, masks, torch.randint(_MASKS, order.shape, generator=draws), noise)
+
+
 @torch.no_grad()
 def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
     """Return the means of the model's objective at beta = 1 over ``images`` (uint8 ``[N, D]``) with the given noise."""
@@ -89,15 +109,16 @@ def fit(
     seed: int = 0,
     beta: float = 1.0,
     warmup_epochs: int = 0,
+    input_dropout: float = 0.0,
+    optimizer: Callable[[nn.Module], FlatAdam] = FlatAdam,
     runtime: Runtime | None = None,
     explicit: bool = True,
     resume: State | None = None,
 ) -> Iterator[Epoch]:
     """Train a model, yielding after each epoch; when the generator ends, the model holds the best weights.
 
-    An epoch is a permutation of the images cut into full batches; what remains is left out, another few images each
-    time. Permutations and noise depend on ``(seed, epoch)`` alone, so that continuing from ``resume`` gives the bits of
-    an uninterrupted run.
+    Permutations, masks and noise depend on ``(seed, epoch)`` alone (:func:`draw_batches`), so that continuing from
+    ``resume`` gives the bits of an uninterrupted run.
 
     Args:
         model: has ``objective(x, noise, beta)`` that returns ``loss`` and its parts, and ``noise_dim``.
@@ -110,6 +131,9 @@ def fit(
         seed: of the permutations and the noise.
         beta: weight of the KL term.
         warmup_epochs: epochs over which that weight rises linearly to ``beta``; the best epoch is chosen after them.
+        input_dropout: fraction of the pixels hidden from the encoder, others in each step, while the target stays whole: an
+            encoder that learns images by heart places new ones badly (1511.06406, 1805.08913).
+        optimizer: makes the optimizer of a model.
         runtime: where to compute; by default the CPU as it is.
         explicit: take the written-out step where the model allows it; False: the reference through autograd.
         resume: the state to continue from.
@@ -125,60 +149,64 @@ def fit(
     batch_size = min(batch_size, len(train))
     steps = len(train) // batch_size
     val_noise = torch.randn(len(val), noise_dim, generator=generator(seed, "validation")).to(device)
-    optimizer = FlatAdam(model, learning_rate)
+    adam = optimizer(model)
     kind = ExplicitStep if explicit and ExplicitStep.applies_to(model, runtime) else AutogradStep
-    take_step = kind(model, optimizer, batch_size, runtime)
-    best_weights = optimizer.weights.clone()
+    take_step: Step = kind(model, adam, batch_size, runtime)
+    graphed = GraphedEpoch(take_step, images) if device.type == "cuda" else None
+    best_weights = adam.weights.clone()
     epoch, best_epoch, best_loss, waited = 0, 0, math.inf, 0
     if resume:
         epoch, best_epoch, best_loss, waited = (resume.header[key] for key in ("epoch", "best_epoch", "best_loss", "waited"))
         saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
-        optimizer.weights.copy_(saved["weights"])
+        adam.weights.copy_(saved["weights"])
         best_weights.copy_(saved["best_weights"])
-        moments = {
-            "step": torch.tensor(float(epoch * steps), device=device),
-            "exp_avg": saved["exp_avg"],
-            "exp_avg_sq": saved["exp_avg_sq"],
-        }
-        optimizer.adam.state[optimizer.weights] = moments
+        adam.exp_avg.copy_(saved["exp_avg"])
+        adam.exp_avg_sq.copy_(saved["exp_avg_sq"])
+        adam.count.fill_(epoch * steps)
 
     while epoch < epochs and not (patience and waited >= patience):
         epoch += 1
         start = time.perf_counter()
-        order = torch.randperm(len(train), generator=generator(seed, "order", epoch)).to(device)
-        noise = torch.randn(steps, batch_size, noise_dim, generator=generator(seed, "noise", epoch)).to(device)
+        drawn = draw_batches(seed, epoch, len(train), batch_size, images.shape[1], noise_dim, input_dropout)
+        batches = Batches(*(tensor.to(device) for tensor in vars(drawn).values()))
         weight = beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
-        take_step.totals.clear()
-        for i in range(steps):
-            rate = learning_rate_at(schedule, learning_rate, (epoch - 1) * steps + i, epochs * steps)
-            take_step(images[order[i * batch_size : (i + 1) * batch_size]], noise[i], weight, rate)
+        first = (epoch - 1) * steps
+        rates = [learning_rate_at(schedule, learning_rate, first + i, epochs * steps) for i in range(steps)]
+        if graphed:
+            graphed(batches, weight, rates)
+        else:
+            run_epoch(take_step, images, batches, weight, rates)
         metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
-        if optimizer.bad.item():
+        if adam.bad.item():
             raise DivergedError(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
                 f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
             )
         metrics |= as_metrics("val", validate(model, held_out, val_noise))
-        metrics["learning_rate"] = rate
+        metrics["learning_rate"] = rates[-1]
         if not math.isfinite(metrics["val/loss"]):
             raise DivergedError(
                 f"epoch {epoch}: the validation loss is not finite; lower train.learning_rate ({learning_rate:g})"
             )
         if metrics["val/loss"] < best_loss and (epoch >= warmup_epochs or epoch == epochs):
             best_epoch, best_loss, waited = epoch, metrics["val/loss"], 0
-            best_weights.copy_(optimizer.weights)
+            best_weights.copy_(adam.weights)
         elif epoch > warmup_epochs:
             waited += 1
-        moments = optimizer.adam.state[optimizer.weights]
-        tensors = {"weights": optimizer.weights.detach(), "best_weights": best_weights.detach()}
-        tensors |= {name: moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        tensors = {
+            "weights": adam.weights,
+            "best_weights": best_weights,
+            "exp_avg": adam.exp_avg,
+            "exp_avg_sq": adam.exp_avg_sq,
+        }
         state = State(
             {name: tensor.numpy(force=True) for name, tensor in tensors.items()},
             {"epoch": epoch, "best_epoch": best_epoch, "best_loss": best_loss, "waited": waited},
         )
-        yield Epoch(epoch, metrics, seconds, steps * batch_size, state)
+        is_last = epoch == epochs or bool(patience and waited >= patience)
+        yield Epoch(epoch, metrics, seconds, steps * batch_size, is_last, state)
 
     with torch.no_grad():
-        optimizer.weights.copy_(best_weights)
+        adam.weights.copy_(best_weights)
     model.eval()

@@ -101,12 +101,13 @@ def replacing(source, target):
 
 ExplicitStep.__call__ = counting
 os.replace = replacing
+experiment.CHECKPOINT_SECONDS = 0.0
 experiment.train("vae", Params.model_validate_json(params), Path(data), Path(folder), Path(folder))
 """
 
 
 @pytest.mark.parametrize(
-    "moment", ["step 3", "step 11", "even.safetensors written", "even.safetensors renamed", "vae.safetensors renamed"]
+    "moment", ["step 3", "step 11", "1.safetensors written", "1.safetensors renamed", "vae.safetensors renamed"]
 )
 def test_killed_with_sigkill_and_continued(moment: str, params: Params, data_file: Path, workspace: Path) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
@@ -199,9 +200,10 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoints, "save", interrupting)
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train("vae", params, data_file, workspace / "out", workspace / "out")
-    newest = saved[0] / "odd.safetensors"
+    newest = saved[0] / "0.safetensors"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
@@ -217,17 +219,17 @@ def test_a_training_that_diverges_writes_nothing_and_keeps_its_checkpoint(
 ) -> None:
     step, taken = ExplicitStep.__call__, 0
 
-    def poisoned(self: ExplicitStep, pixels: object, noise: object, beta: float, rate: float) -> None:
+    def poisoned(self: ExplicitStep, pixels: object, mask: object, noise: object, beta: float, rate: float) -> None:
         nonlocal taken
         taken += 1
-        step(self, pixels, noise, float("nan") if taken == 14 else beta, rate)
+        step(self, pixels, mask, noise, float("nan") if taken == 14 else beta, rate)
 
     monkeypatch.setattr(ExplicitStep, "__call__", poisoned)
     with pytest.raises(DivergedError, match="epoch 3: the loss") as caught:
         train("vae", params, data_file, workspace / "out", workspace / "out")
     assert caught.value.exit_code == 4
     assert not (workspace / "out").exists()
-    (kept,) = workspace.rglob("even.safetensors")
+    (kept,) = workspace.rglob("0.safetensors")
     assert files.load_arrays(kept)[1]["epoch"] == 2
 
 

@@ -53,13 +53,13 @@ def test_each_model_is_the_one_trained_alone(change: dict, params: Params, datas
 def test_the_written_out_gradient_is_that_of_autograd(params: Params, dataset: Dataset, rt: Runtime) -> None:
     members, _ = assemble(dataset, params, BETAS, SEEDS)
     stack, random = Stack([member.model for member in members]), torch.Generator().manual_seed(0)
-    x, noise = torch.rand(4, 5, 64, generator=random), torch.randn(4, 5, 2, generator=random)
+    (x, seen), noise = torch.rand(2, 4, 5, 64, generator=random), torch.randn(4, 5, 2, generator=random)
     betas = torch.tensor([member.beta for member in members])
     found = []
     for backward in (stack.autograd, stack.explicit):
         for parameter in stack.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        found.append((backward(x, noise, betas), [parameter.grad for parameter in stack.parameters()]))
+        found.append((backward(x, seen, noise, betas), [parameter.grad for parameter in stack.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Training is repeatable to the bit, and goes on from any epoch as if it had never stopped."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from conftest import blobs
 from torch import Tensor
 
+from pipeline import runtime
 from pipeline.data import Split
 from pipeline.errors import DivergedError
 from pipeline.models import MODELS
 from pipeline.runtime import Runtime
-from pipeline.trainer import Epoch, State, fit, resident, validate
+from pipeline.step import AutogradStep, Batches, ExplicitStep, FlatAdam, GraphedEpoch, run_epoch
+from pipeline.trainer import Epoch, State, draw_batches, fit, resident, validate
 
 OPTIONS = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "seed": 5, "beta": 2.0}
 
@@ -118,9 +121,9 @@ def test_a_number_that_is_not_finite_stops_before_its_step(step: int, splits: tu
     model = new("vae")
     objective, calls, before = model.objective, 0, b""
 
-    def poisoned(x: Tensor, noise: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
+    def poisoned(*args: Tensor) -> dict[str, Tensor]:
         nonlocal calls, before
-        terms = objective(x, noise, beta)
+        terms = objective(*args)
         if torch.is_grad_enabled():
             calls += 1
             if calls == step:
@@ -136,14 +139,15 @@ def test_a_number_that_is_not_finite_stops_before_its_step(step: int, splits: tu
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("hidden_dims", [[16, 8], [12], []])
+@pytest.mark.parametrize("input_dropout", [0.0, 0.3])
 def test_the_explicit_step_is_the_autograd_step(
-    name: str, hidden_dims: list[int], splits: tuple[Split, Split], rt: Runtime
+    name: str, hidden_dims: list[int], input_dropout: float, splits: tuple[Split, Split], rt: Runtime
 ) -> None:
     histories = []
     for explicit in (True, False):
         torch.manual_seed(0)
         model = MODELS[name](64, 3, hidden_dims)
-        options = OPTIONS | {"epochs": 17, "learning_rate": 1e-3}  # 102 steps
+        options = OPTIONS | {"epochs": 17, "learning_rate": 1e-3, "input_dropout": input_dropout}  # 102 steps
         histories.append([epoch.metrics for epoch in fit(model, *splits, **options, runtime=rt, explicit=explicit)])
     for one, other in zip(*histories, strict=True):
         assert one.keys() == other.keys()
@@ -166,10 +170,10 @@ def test_an_epoch_sees_each_image_at_most_once(rt: Runtime) -> None:
     model = new("ae")
     objective, seen = model.objective, []
 
-    def watching(x: Tensor, noise: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
+    def watching(x: Tensor, *args: Tensor) -> dict[str, Tensor]:
         if torch.is_grad_enabled():
             seen.append(x.clone())
-        return objective(x, noise, beta)
+        return objective(x, *args)
 
     model.objective = watching
     list(fit(model, blobs(100, seed=0), blobs(20, seed=1), epochs=2, batch_size=16, runtime=rt, explicit=False))
@@ -177,3 +181,58 @@ def test_an_epoch_sees_each_image_at_most_once(rt: Runtime) -> None:
     assert len(first) == len(second) == 96
     assert len(first.unique(dim=0)) == 96
     assert not torch.equal(first, second)
+
+
+def test_dropout_hides_pixels_from_the_encoder_and_keeps_its_sums_and_the_target(rt: Runtime) -> None:
+    model = new("vae")
+    objective, hidden = model.objective, []
+
+    def watching(x: Tensor, noise: Tensor, beta: float = 1.0, seen: Tensor | None = None) -> dict[str, Tensor]:
+        if torch.is_grad_enabled():
+            lit = x > 0
+            assert torch.equal(seen[lit] / x[lit] > 0, seen[lit] != 0)
+            hidden.append((seen[lit] == 0).float().mean().item())
+            assert seen.mean().item() == pytest.approx(x.mean().item(), rel=0.2)
+        else:
+            assert seen is None, "validation shows the encoder everything"
+        return objective(x, noise, beta, seen)
+
+    model.objective = watching
+    list(
+        fit(model, blobs(100, seed=0), blobs(20, seed=1), epochs=2, batch_size=16, input_dropout=0.25, runtime=rt, explicit=False)
+    )
+    assert np.mean(hidden) == pytest.approx(0.25, abs=0.02)
+    assert len(set(hidden)) == len(hidden), "another mask each step"
+
+
+def an_epoch(step_of: type, graphed: bool, device: str) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the weights and the sums of the objective's terms after two epochs of six steps."""
+    where = Runtime(torch.device(device), 1)
+    model = new("vae").to(device)
+    images = resident(blobs(100, seed=0), where.device)
+    step = step_of(model, FlatAdam(model), 16, where)
+    epoch = GraphedEpoch(step, images) if graphed else partial(run_epoch, step, images)
+    for number, beta in ((1, 0.5), (2, 2.0)):
+        drawn = draw_batches(7, number, 100, 16, 64, 2, input_dropout=0.1)
+        epoch(Batches(*(tensor.to(device) for tensor in vars(drawn).values())), beta, [3e-3 / (i + number) for i in range(6)])
+    return step.optimizer.weights.numpy(force=True), {name: total.item() for name, total in step.totals.items()}
+
+
+@pytest.mark.parametrize("step_of", [ExplicitStep, AutogradStep])
+def test_an_epoch_that_counts_its_steps_on_the_device_takes_the_same_steps(step_of: type, rt: Runtime) -> None:
+    weights, totals = an_epoch(step_of, graphed=False, device="cpu")
+    same_weights, same_totals = an_epoch(step_of, graphed=True, device="cpu")
+    assert same_weights == pytest.approx(weights, abs=1e-6)  # there the step size is a float32
+    assert same_totals == pytest.approx(totals, rel=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("step_of", [ExplicitStep, AutogradStep])
+def test_a_cuda_graph_takes_the_steps_of_the_cpu(step_of: type) -> None:
+    weights, totals = an_epoch(step_of, graphed=False, device="cpu")
+    with runtime.use("cuda"):
+        same_weights, same_totals = an_epoch(step_of, graphed=True, device="cuda")
+        again, _ = an_epoch(step_of, graphed=True, device="cuda")
+    assert same_weights == pytest.approx(weights, abs=1e-4)
+    assert same_totals == pytest.approx(totals, rel=1e-4)
+    assert (same_weights == again).all()

@@ -46,7 +46,10 @@ class Autoencoder(nn.Module):
         """Return the pixel logits ``[B, input_dim]`` at latent points ``[B, latent_dim]``."""
         return self.decoder(z)
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0) -> dict[str, Tensor]:
-        """Return ``loss`` and ``recon`` in nats per image, means over the batch ``[B, input_dim]``; no noise, no KL."""
-        recon = bernoulli_nll(self.decode(self.encode(x)), x).mean()
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, seen: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ``loss`` and ``recon`` in nats per image, means over the batch ``[B, input_dim]``; no noise, no KL.
+
+        ``seen`` is what the encoder sees of the images, in training; by default ``x``.
+        """
+        recon = bernoulli_nll(self.decode(self.encode(x if seen is None else seen)), x).mean()
         return {"loss": recon, "recon": recon}

@@ -49,15 +49,16 @@ class VAE(nn.Module):
         """Return the pixel logits ``[B, input_dim]`` at latent points ``[B, latent_dim]``."""
         return self.decoder(z)
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0) -> dict[str, Tensor]:
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, seen: Tensor | None = None) -> dict[str, Tensor]:
         """Return ``loss``, ``recon`` and ``kl`` in nats per image, means over the batch, and ``kl_per_dim`` ``[latent_dim]``.
 
         Args:
             x: images ``[B, input_dim]`` in [0, 1].
             noise: standard normal ``[B, latent_dim]``.
             beta: weight of the KL term in ``loss``; ``recon`` and ``kl`` are reported unweighted.
+            seen: what the encoder sees of the images, in training; by default ``x``.
         """
-        mean, logvar = self.encode(x)
+        mean, logvar = self.encode(x if seen is None else seen)
         recon = bernoulli_nll(self.decode(reparameterise(mean, logvar, noise)), x).mean()
         kl_per_dim = gaussian_kl(mean, logvar).mean(0)
         kl = kl_per_dim.sum()
