@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from pipeline.frechet import frechet
 from pipeline.laboratory import Laboratory
@@ -128,7 +128,7 @@ def interval(estimates: Sequence[float], replicates: np.ndarray) -> tuple[float,
         replicates: bootstrap replicates ``[R]`` of the first.
     """
     if len(estimates) > 1:
-        half = float(t.ppf((1 + LEVEL) / 2, len(estimates) - 1)) * float(np.std(estimates, ddof=1)) / len(estimates) ** 0.5
+        half = float(stdtrit(len(estimates) - 1, (1 + LEVEL) / 2)) * float(np.std(estimates, ddof=1)) / len(estimates) ** 0.5
         middle = float(np.mean(estimates))
         return middle - half, middle + half, f"t over {len(estimates)} seeds"
     # Resampling biases a Fréchet distance upwards, so the replicates give the width and the estimate the place.

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from pipeline.experiment import train
 from pipeline.params import load_params
 from pipeline.variants import GROUPS, variants
 from stages import run
@@ -18,12 +17,16 @@ from stages import run
 def main(group: str, params: Path, data: Path, out: Path) -> None:
     """Train the variants of GROUP: depth-matched autoencoders, VAEs at another beta, or all models of more seeds."""
     (out / group).mkdir(parents=True, exist_ok=True)  # DVC wants its output, also where there is nothing to train
+    asked_for = [variant for variant in variants(load_params(params)) if variant.group == group]
+    if not asked_for:
+        return
+    from pipeline.experiment import train  # torch and mlflow, three seconds
+
     done = []
-    for variant in variants(load_params(params)):
-        if variant.group == group:
-            folder = variant.folder(out)
-            click.echo(f"variant {folder.name}")
-            done.append(train(variant.model, variant.params, data, folder, folder))
+    for variant in asked_for:
+        folder = variant.folder(out)
+        click.echo(f"variant {folder.name}")
+        done.append(train(variant.model, variant.params, data, folder, folder))
     # Only now: DVC deletes the whole output before it starts an interrupted stage again.
     for checkpoints in done:
         checkpoints.clear()

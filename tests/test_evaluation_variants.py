@@ -39,7 +39,7 @@ def test_variants_are_trained_measured_and_weighed(tmp_path: Path, monkeypatch: 
         save_weights(out / f"{name}.safetensors", Trained(MODELS[name](64, 2, hidden), name, "blobs", (8, 8), beta))
         return Checkpoints(tmp_path, name)
 
-    monkeypatch.setattr(train_variants, "train", pretend)
+    monkeypatch.setattr("pipeline.experiment.train", pretend)
     models, out, metrics = (str(tmp_path / name) for name in ("models", "laboratory", "variants.json"))
     for group in GROUPS:
         assert CliRunner().invoke(train_variants.main, [group, *common, "--out", models]).exit_code == 0
