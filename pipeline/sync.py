@@ -1,9 +1,9 @@
 """``python -m pipeline.sync``: rebuild or complete MLflow's runs from DVC's files, which are the source of truth.
 
 It reads the workspace and the commits of DVC's experiments: dvc.lock says which stage made which bytes, git holds metrics,
-plots and histories, and the folder or DVC's cache the weights. A run is found by the md5 of its weights, so syncing twice
-adds nothing. What DVC's files do not hold is not rebuilt: times, throughput, sample grids of the epochs, device and source
-of the process that trained; the tag ``sync`` says so.
+plots and histories, and the folder or DVC's cache the weights, and all of the variants. A run is found by the md5 of its
+weights and the stage that trained them, so syncing twice adds nothing. What DVC's files do not hold is not rebuilt: times,
+throughput, sample grids of the epochs, device and source of the process that trained; the tag ``sync`` says so.
 """
 
 import csv
@@ -24,10 +24,11 @@ from ruamel.yaml import YAML
 from pipeline import runs, tracking
 from pipeline.command import one_line
 from pipeline.errors import PipelineError
-from pipeline.files import write
+from pipeline.files import load_arrays, write
 from pipeline.history import flatten
 from pipeline.tracking import Record, Repair, Run
 
+STAGE = "dvc.stage"
 Out = tuple[str, str]  # a path and the md5 that dvc.lock has for it
 
 
@@ -49,6 +50,13 @@ def _cache() -> Path:
 def digest(content: bytes) -> str:
     """Return the md5 by which dvc.lock names these bytes."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def cached(md5: str) -> bytes | None:
+    """Return what DVC's cache has under this md5, or None when it is not there or damaged."""
+    path = _cache() / md5[:2] / md5[2:]
+    content = path.read_bytes() if md5 and path.is_file() else None
+    return content if content is not None and digest(content) == md5.removesuffix(".dir") else None
 
 
 @dataclass(frozen=True)
@@ -113,20 +121,51 @@ class Source:
         """Return an output with just the bytes that dvc.lock names, from the source or DVC's cache, or None."""
         md5 = stage.outs.get(path, "")
         content = self.read(path) if path else None
-        if content is None or digest(content) != md5:
-            cached = _cache() / md5[:2] / md5[2:]
-            content = cached.read_bytes() if md5 and cached.is_file() else None
-        return content
+        return content if content is not None and digest(content) == md5 else cached(md5)
 
-    def folder(self, stage: Stage) -> dict[str, bytes]:
-        """Return the files of the stage's output folder if they are those that dvc.lock names, else none."""
+    def unfolded(self, stage: Stage) -> Stage:
+        """Return the stage with the files of its output folders as outputs too, if source or DVC's cache has the folders."""
+        files: dict[str, str] = {}
         for path, md5 in stage.outs.items():
             if md5.endswith(".dir"):
-                files = {name: self.read(f"{path}/{name}") or b"" for name in self.names(path)}
-                listed = [{"md5": digest(content), "relpath": name} for name, content in files.items()]
-                if digest(json.dumps(listed, sort_keys=True).encode()) == md5.removesuffix(".dir"):
-                    return files
-        return {}
+                content = cached(md5)
+                if content is None:
+                    here = [{"md5": digest(self.read(f"{path}/{name}") or b""), "relpath": name} for name in self.names(path)]
+                    content = json.dumps(here, sort_keys=True).encode()
+                if digest(content) == md5.removesuffix(".dir"):
+                    files |= {f"{path}/{file['relpath']}": file["md5"] for file in json.loads(content)}
+        return replace(stage, outs=stage.outs | files)
+
+    @cached_property
+    def trained(self) -> list[tuple[Stage, Out]]:
+        """The stages that trained a model, one for each variant, with the output by which later stages know it."""
+        found = []
+        for stage in self.stages:
+            if stage.module == "train" and (weights := stage.out(".safetensors")):
+                found.append((stage, (weights, stage.outs[weights])))
+            elif stage.module == "train_variants":
+                group = self.unfolded(stage)
+                for weights in group.outs:
+                    if weights.endswith(".safetensors") and (content := self.out(group, weights)):
+                        folder = str(PurePosixPath(weights).parents[1])
+                        found.append((variant(group, weights, content), (folder, group.outs[folder])))
+        return found
+
+
+def variant(group: Stage, weights: str, content: bytes) -> Stage:
+    """Return a stage that trains one variant of a group.
+
+    Its params are the group's but for what makes it a variant, which its folder and the header of its weights say.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(content)
+        _, header = load_arrays(file.name)
+    folder, name, beta = PurePosixPath(weights).parent, header["model"], header["beta"]
+    params = {key: group.params[key] for key in ("data.val_size", "train")} | {"seed": int(folder.name.rpartition("_")[2])}
+    params[name] = {key: header["config"].get(key, value) for key, value in group.params[name].items()}
+    params |= {} if beta is None else {"beta": beta}
+    outs = {path: md5 for path, md5 in group.outs.items() if PurePosixPath(path).parent == folder}
+    return replace(group, params=params, outs=outs)
 
 
 def sources() -> list[Source]:
@@ -182,6 +221,8 @@ class Training:
     source: Source
     stage: Stage
     latest: Source
+    output: Out
+    """By which stages of ``latest`` know it: its weights, or the folder of all variants of its group."""
 
     @cached_property
     def weights(self) -> Out:
@@ -220,14 +261,18 @@ class Training:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
     def run(self, store: list[tuple[Record, Run]]) -> Repair:
-        """Return the newest run of these weights, else one that broke off before it knew them, else a new one."""
+        """Return the newest run of these weights, else one that broke off before it knew them, else a new one.
+
+        Two stages can train the very same weights, the VAE and its contrast at one beta: each has a run.
+        """
+        store = [(record, run) for record, run in store if record.tags.get(STAGE, self.stage.name) == self.stage.name]
         same = [record for record, _ in store if record.tags.get(tracking.MODEL_MD5) == self.weights[1]]
         same = same or [r for r, run in store if is_broken_off(r, run, self.settings, self.data[1], self.epochs)]
         return tracking.repair(same[0].id if same else None, runs.label(self.settings), self.source.time)
 
     def restore(self, run: Repair, desk: Path) -> None:
         """Log what the run lacks."""
-        tags = {"dataset": self.about_data.get("name"), "data.md5": self.data[1], "dvc.stage": self.stage.name}
+        tags = {"dataset": self.about_data.get("name"), "data.md5": self.data[1], STAGE: self.stage.name}
         run.set_tags({key: value for key, value in (tags | dict(self.source.tags)).items() if value})
         if about := self.about_data:
             shape = (about["train"]["images"], about["height"], about["width"])
@@ -249,11 +294,14 @@ class Training:
         run.finish()
 
     def _restore_what_followed(self, run: Repair, desk: Path) -> None:
-        source, known = self.latest, {self.weights}
+        source, known = self.latest, {self.output}
         for stage in source.stages:
-            if stage.module == "evaluate" and stage.deps.items() & known:
+            if stage.module in ("evaluate", "evaluate_variants") and stage.deps.items() & known:
                 known |= stage.outs.items()
-                if numbers := json.loads(source.out(stage, stage.out(".json")) or b"{}"):
+                numbers = json.loads(source.out(stage, stage.out(".json")) or b"{}")
+                if stage.module == "evaluate_variants":
+                    numbers = numbers.get(PurePosixPath(self.weights[0]).parent.name)
+                if numbers:
                     table = stage.out(".parquet")
                     files = [file for file in [lay(desk, table, source.out(stage, table))] if file]
                     runs.evaluated(run, numbers["profile"], flatten(numbers), numbers["dataset"], files)
@@ -261,9 +309,8 @@ class Training:
             if not stage.deps.items() & known:
                 continue
             if stage.module in ("figures", "laboratory"):
-                pictures = [lay(desk, name, content) for name, content in source.folder(stage).items() if name.endswith(".png")]
-                latent = f"metrics/{self.settings['model.name']}_latent.csv"
-                pictures.append(lay(desk, latent, source.out(stage, latent)))
+                drawn, latent = source.unfolded(stage), f"metrics/{self.settings['model.name']}_latent.csv"
+                pictures = [lay(desk, path, source.out(drawn, path)) for path in drawn.outs if path.endswith((".png", latent))]
                 runs.drawn(run, stage.module, [file for file in pictures if file])
             if stage.module == "explore" and (page := lay(desk, (path := stage.out(".html")), source.out(stage, path))):
                 run.log_file(page)
@@ -276,13 +323,12 @@ def trainings() -> list[Training]:
 
     The first source that has its weights is where they were made; the last one has them measured as is true now.
     """
-    found: dict[str, Training] = {}
+    found: dict[tuple[str, str], Training] = {}
     for source in sources():
-        for stage in source.stages:
-            if stage.module == "train" and (weights := stage.out(".safetensors")):
-                md5 = stage.outs[weights]
-                first = found.get(md5, Training(source, stage, source))
-                found[md5] = replace(first, latest=source)
+        for stage, output in source.trained:
+            key = stage.outs[stage.out(".safetensors")], stage.name
+            first = found.get(key, Training(source, stage, source, output))
+            found[key] = replace(first, latest=source, output=output)
     return list(found.values())
 
 
@@ -296,6 +342,7 @@ def sync() -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as desk:
         for training in known:
             run = training.run(store)
+            store = [(record, held) for record, held in store if record.id != run.id]
             training.restore(run, Path(desk))
             if not run.alive:
                 raise PipelineError("MLflow failed in the middle; run `python -m pipeline.sync` again once it is back")

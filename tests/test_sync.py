@@ -4,11 +4,15 @@ import hashlib
 import json
 import shutil
 import subprocess
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -17,7 +21,9 @@ from pipeline.data import load_dataset
 from pipeline.experiment import reads, train
 from pipeline.files import md5
 from pipeline.history import flatten, save_json
+from pipeline.laboratory import Laboratory
 from pipeline.params import Params
+from stages import evaluate_variants, train_variants
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
@@ -34,8 +40,13 @@ def git(*arguments: str) -> str:
 
 def folder_md5(folder: Path) -> str:
     """Return the md5 that DVC gives a folder."""
-    listed = [{"md5": md5(path), "relpath": path.name} for path in sorted(folder.iterdir())]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
+    return hashlib.md5(listing(folder)).hexdigest() + ".dir"
+
+
+def listing(folder: Path) -> bytes:
+    """Return what DVC's cache has of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return json.dumps([{"md5": md5(path), "relpath": str(path.relative_to(folder))} for path in files], sort_keys=True).encode()
 
 
 def entry(command: str, deps: list[str], outs: list[str], params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -44,6 +55,12 @@ def entry(command: str, deps: list[str], outs: list[str], params: dict[str, Any]
 
     stage = {"cmd": f"python -m stages.{command}", "deps": items(deps), "outs": items(outs)}
     return stage | ({"params": {"params.yaml": params}} if params else {})
+
+
+def locked(stage: str, params: Params) -> dict[str, Any]:
+    """Return the params that dvc.lock has for a stage."""
+    keys = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["params"]
+    return {key: reduce(getitem, key.split("."), params.model_dump()) for key in keys}
 
 
 class Repository:
@@ -70,7 +87,7 @@ class Repository:
             monkeypatch.setenv(key, value)
         params = self.params.model_copy(update={"beta": beta})
         data = Path("data/dataset.safetensors")
-        train(name, params, data, Path("models"), Path("metrics"))
+        train(name, params, data, Path("models"), Path("metrics")).clear()
         for key in ("DVC_STAGE", *environment):
             monkeypatch.delenv(key)
         values = params.model_dump()
@@ -107,6 +124,52 @@ class Repository:
         }
         self._lock()
 
+    def vary(self, monkeypatch: pytest.MonkeyPatch, *groups: str, **evaluate: float) -> None:
+        """Train the variants of these groups and measure all, as the stages do."""
+        params = self.params.model_copy(update={"evaluate": self.params.evaluate.model_copy(update=evaluate)})
+        YAML().dump(params.model_dump(), Path("params.yaml"))
+        data = "data/dataset.safetensors"
+        for group in groups:
+            monkeypatch.setenv("DVC_STAGE", f"train_{group}")
+            train_variants.main([group], standalone_mode=False)
+            command, values = f"train_variants {group}", locked(f"train_{group}", params)
+            self.stages[f"train_{group}"] = entry(command, [data], [f"models/variants/{group}"], values)
+        monkeypatch.delenv("DVC_STAGE")
+
+        def examine(name: str, weights: Path, params: Params, *args: Any) -> SimpleNamespace:
+            numbers = {"dataset": "blobs", "model": name, "profile": "full", "test": {"elbo": -50.0 - params.seed}}
+            return SimpleNamespace(numbers=numbers, laboratory=Laboratory("blobs", name, None, 1, [], md5(weights), {}))
+
+        monkeypatch.setattr(evaluate_variants, "examine", examine)
+        evaluate_variants.main([], standalone_mode=False)
+        for file in Path("models/variants").rglob("*.safetensors"):
+            runs.judged(tracking.find(md5(file)), {"smooth": {"verdict": "fails"}})
+        save_json("metrics/claims.json", {"smooth": {"verdict": "fails"}})
+        folders = [f"models/variants/{group}" for group in ("matched", "contrast", "seeds")]
+        made = ["laboratory/variants", "metrics/variants.json"]
+        self.stages["evaluate_variants"] = entry("evaluate_variants", [path for path in folders if Path(path).exists()], made)
+        self.stages["claims"] = entry("claims x", ["laboratory/variants"], ["metrics/claims.json"])
+        self._lock()
+
+    def keep(self) -> str:
+        """Commit all that git has, and return the commit."""
+        git("add", "-A")
+        git("commit", "-qm", "results")
+        return git("rev-parse", "HEAD")
+
+    def keep_experiment(self, name: str, baseline: str) -> None:
+        """Keep what there is as DVC keeps an experiment, and go back."""
+        git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", self.keep())
+        git("reset", "-q", "--hard", baseline)
+
+    def lock_anew(self) -> None:
+        """Lock all files as they are now."""
+        for stage in self.stages.values():
+            for item in [*stage["deps"], *stage["outs"]]:
+                path = Path(item["path"])
+                item["md5"] = folder_md5(path) if path.is_dir() else md5(path)
+        self._lock()
+
     def _lock(self) -> None:
         with open("dvc.lock", "w") as file:
             YAML().dump({"schema": "2.0", "stages": self.stages}, file)
@@ -114,15 +177,20 @@ class Repository:
         # DVC's cache keeps what git does not have.
         for stage in self.stages.values():
             for out in stage["outs"]:
-                path, hashed = Path(out["path"]), out["md5"]
+                path, objects = Path(out["path"]), {}
                 if path.is_file():
+                    objects = {out["md5"]: path.read_bytes()}
+                elif path.parts[0] != "metrics":
+                    objects = {md5(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+                    objects[folder_md5(path)] = listing(path)
+                for hashed, content in objects.items():
                     cached = Path(".dvc/cache/files/md5", hashed[:2], hashed[2:])
                     cached.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, cached)
+                    cached.write_bytes(content)
 
 
 def holdings() -> dict[str, dict[str, Any]]:
-    """Return all that the store holds, by the md5 of the weights, without what is volatile."""
+    """Return all that the store holds, by the md5 of the weights and the stage, without what is volatile."""
     client, found = MlflowClient(tracking.store_uri()), {}
     for record, run in tracking.records():
         entity = client.get_run(record.id)
@@ -131,7 +199,9 @@ def holdings() -> dict[str, dict[str, Any]]:
         points = {key: run.points(key) for key in record.metrics if key != "samples_per_second"}
         tags = {key: value for key, value in record.tags.items() if key not in VOLATILE_TAGS}
         values = {"name": record.name, "status": record.status, "params": record.params, "tags": tags, "points": points}
-        found[record.tags.get("model.md5", record.id)] = values | {"data": data, "files": files, "model": bool(record.model_id)}
+        key = record.tags.get("model.md5", record.id) + record.tags.get("dvc.stage", "")
+        assert key not in found, "one run for each"
+        found[key] = values | {"data": data, "files": files, "model": bool(record.model_id)}
     return found
 
 
@@ -162,15 +232,10 @@ def test_a_deleted_store_comes_back(repository: Repository, monkeypatch: pytest.
     repository.train("ae", 1.0, monkeypatch)
     repository.train("vae", 1.0, monkeypatch)
     repository.measure()
-    git("add", "-A")
-    git("commit", "-qm", "baseline")
-    baseline = git("rev-parse", "HEAD")
+    baseline = repository.keep()
     repository.train("vae", 4.0, monkeypatch, DVC_EXP_NAME="four", DVC_EXP_BASELINE_REV=baseline)
-    git("add", "-A")
-    git("commit", "-qm", "experiment")
-    git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/four", "HEAD")
-    git("update-ref", "refs/exps/stash", "HEAD")
-    git("reset", "-q", "--hard", baseline)
+    repository.keep_experiment("four", baseline)
+    git("update-ref", "refs/exps/stash", "HEAD@{1}")
     shutil.rmtree("models")  # of a fresh clone: the weights are in the cache alone
     before = holdings()
     assert sorted(run["name"] for run in before.values()) == ["ae seed=1", "vae beta=1 seed=1", "vae beta=4 seed=1"]
@@ -192,6 +257,71 @@ def test_a_deleted_store_comes_back(repository: Repository, monkeypatch: pytest.
     assert measured["files"].keys() >= {"figures/figures.png", "figures/vae_latent.csv", "laboratory/laboratory.png", "all.html"}
     assert "0 of them new or incomplete" in synced()
     assert holdings() == after
+
+
+def test_the_variants_come_back(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = repository.params.vae.model_copy(update={"hidden_dims": [12]})
+    repository.params = repository.params.model_copy(update={"vae": narrow})
+    repository.vary(monkeypatch, "matched", "contrast", "seeds", seeds=2, contrast_beta=4.0)
+    baseline = repository.keep()
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "half")
+        patch.setenv("DVC_EXP_BASELINE_REV", baseline)
+        repository.vary(patch, "contrast", seeds=2, contrast_beta=0.5)
+        repository.train("vae", 4.0, patch)
+    repository.keep_experiment("half", baseline)
+    shutil.rmtree("models")
+    before = holdings()
+    names = [f"{run['name']} {run['tags']['dvc.stage']}" for run in before.values()]
+    assert sorted(names) == [
+        "ae seed=1 train_matched",
+        "ae seed=2 train_matched",
+        "ae seed=2 train_seeds",
+        "vae beta=0.5 seed=1 train_contrast",
+        "vae beta=0.5 seed=2 train_contrast",
+        "vae beta=1 seed=2 train_seeds",
+        "vae beta=4 seed=1 train_contrast",
+        "vae beta=4 seed=1 train_vae",
+        "vae beta=4 seed=2 train_contrast",
+    ]
+    assert len({run["tags"]["model.md5"] for run in before.values()}) == 8, "two of which are the same model"
+    lose_the_store()
+    assert "9 of them new or incomplete" in synced()
+    after = holdings()
+    assert after.keys() == before.keys()
+    for key in before:
+        for what in before[key]:
+            assert after[key][what] == before[key][what], (before[key]["name"], what)
+    measured = [run for run in after.values() if run["tags"]["dvc.stage"] != "train_vae"]
+    assert all({"test/elbo", "val/loss"} <= run["points"].keys() and "claim.smooth" in run["tags"] for run in measured)
+    assert "0 of them new or incomplete" in synced()
+    assert holdings() == after
+
+    for record, _ in tracking.records():
+        if record.tags["dvc.stage"] in ("train_contrast", "train_vae"):  # as if made by hand, without DVC
+            MlflowClient(tracking.store_uri()).delete_tag(record.id, "dvc.stage")
+    assert "5 of them new or incomplete" in synced()
+    assert "0 of them new or incomplete" in synced(), "the two that are the same model have taken a run each"
+
+
+def test_variants_come_back_where_their_folder_is_that_of_dvc_lock(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.vary(monkeypatch, "matched", "contrast")
+    before, baseline = holdings(), repository.keep()
+    git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/none", baseline)
+    Path("models/variants/matched/more").write_text("a group that grew")
+    repository.lock_anew()
+    lose_the_store()
+    assert "2 of them new or incomplete" in synced()
+    assert holdings() == before, "also what was measured since"
+
+    shutil.rmtree(".dvc")
+    lose_the_store()
+    assert "2 of them new or incomplete" in synced()
+    assert holdings() == before, "from the folder alone"
+    Path("models/variants/matched/more").unlink()
+    assert "1 trainings" in synced()
 
 
 def test_a_run_that_lost_its_server_is_completed_and_not_doubled(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
