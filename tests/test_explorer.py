@@ -1,9 +1,16 @@
 """The latent explorer: its file, and what a browser makes of it."""
 
+import os
 import re
+import signal
+import socket
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL, Popen
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -186,10 +193,12 @@ def pages(tmp_path_factory) -> dict[str | int, Path]:
 class Open:
     """A page in the browser; every point it shows is checked against torch."""
 
-    def __init__(self, driver, path):
+    def __init__(self, driver, path, address=""):
         self.driver, self.folder = driver, path.parent
         requests(driver), complaints(driver)
-        driver.get(path.as_uri())
+        driver.get(address or path.as_uri())
+        if address:  # of a page that shows it in a frame
+            driver.switch_to.frame(WebDriverWait(driver, 60).until(lambda d: d.find_element(By.TAG_NAME, "iframe")))
         WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.body.dataset.ready"))
         self.planes = driver.find_elements(By.CSS_SELECTOR, ".plane")
 
@@ -388,3 +397,40 @@ def test_the_page_fits_its_window(opened, width):
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     assert page("document.documentElement.scrollWidth") <= width
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@contextmanager
+def mlflow_ui():
+    """Show the store on a free port, and say where."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    host, port = address.split(":")
+    command = ["mlflow", "ui", "--host", host, "--port", port, "--workers", "1", "--backend-store-uri", tracking.store_uri()]
+    with Popen([sys.executable, "-m", *command], start_new_session=True, stdout=DEVNULL, stderr=DEVNULL) as server:
+        try:
+            healthy = WebDriverWait(server, 60, ignored_exceptions=[OSError]).until
+            healthy(lambda server: server.poll() is not None or urlopen(f"http://{address}/health", timeout=5).status == 200)
+            assert server.poll() is None, "it ended at once"
+            yield f"http://{address}"
+        finally:
+            with suppress(ProcessLookupError):  # where it ended by itself
+                os.killpg(server.pid, signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own use of SQLAlchemy
+def test_it_works_in_mlflows_artifact_pane(chrome, pages, store):
+    with tracking.start("explored", {}) as run:
+        run.log_file(pages[2])
+    _, experiment = tracking.connect()
+    with mlflow_ui() as address:
+        page = Open(chrome, pages[2], f"{address}/#/experiments/{experiment}/runs/{run.id}/artifacts/explorer.html")
+        assert page("origin") == "null", "scripts may run there, yet have neither storage nor an origin"
+        page.check()
+        for card in (0, 1):
+            page.driver.execute_script("arguments[0].scrollIntoView()", page.planes[card])
+            before = page.point(card)
+            page.hover(card, 20, -30)
+            assert not np.array_equal(page.point(card), before)
+            page.check()
+        chrome.get("about:blank")  # before the server it asks is gone
