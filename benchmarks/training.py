@@ -15,9 +15,12 @@ from pathlib import Path
 
 import click
 import numpy as np
+
+from pipeline import runtime  # before torch is loaded: it sets how long OpenMP's threads spin
+
+# isort: split
 import torch
 
-from pipeline import runtime
 from pipeline.data import load_dataset
 from pipeline.models import MODELS
 from pipeline.step import ExplicitStep, FlatAdam, run_epoch

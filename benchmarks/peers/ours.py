@@ -5,10 +5,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
-import torch
 from common import BATCH, EPOCHS, THREADS, Clock, images, report
 
-from pipeline import runtime
+from pipeline import runtime  # before torch is loaded: it sets how long OpenMP's threads spin
+
+# isort: split
+import torch
+
 from pipeline.data import Split
 from pipeline.models import MODELS
 from pipeline.trainer import fit, resident, validate
