@@ -23,7 +23,7 @@ from pipeline.params import ModelParams, Params, TrainParams, VAEParams
 from pipeline.trainer import Epoch, State, fit
 
 GRID = 64
-CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost; writing one after each epoch of a second would cost 4% of the training
+CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
 
 
 def reads(params: Params, name: str) -> dict[str, Any]:
@@ -163,9 +163,8 @@ def _train(
             header = epoch.state.header | {"rows": [*rows], "elapsed": [*elapsed]}
             unsaved = State({name: array.copy() for name, array in epoch.state.arrays.items()}, header)
             if epoch.is_last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                state, unsaved = unsaved, None
-                saved.save(state.arrays, state.header)
-                saved_at = time.monotonic()
+                saved.save(unsaved.arrays, unsaved.header)
+                unsaved, saved_at = None, time.monotonic()
             run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
             if epoch.step % options.sample_every == 0 or epoch.step == section.epochs:
                 _log_grids(run, trained, shown, latents, epoch.step)

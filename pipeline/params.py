@@ -75,7 +75,7 @@ class VAEParams(ModelParams):
     """The variational autoencoder (Auto-Encoding Variational Bayes, 1312.6114)."""
 
     warmup_epochs: Annotated[int, Field(ge=0, le=100000)]
-    """Epochs over which the weight of the KL term rises linearly to beta; 0: beta from the start."""
+    """Epochs, at most all, over which the weight of the KL term rises linearly to beta; 0: beta from the start."""
 
 
 class EvaluateParams(Section):

@@ -227,6 +227,10 @@ class Batches:
     noise: Tensor
     """Standard normal ``[steps, B, noise_dim]``."""
 
+    def to(self, device: torch.device) -> "Batches":
+        """Return them on a device."""
+        return Batches(*(tensor.to(device) for tensor in vars(self).values()))
+
 
 def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
     """Take one step for each batch of an epoch.
@@ -258,10 +262,10 @@ class GraphedEpoch:
         self.next = torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def __call__(self, batches: Batches, beta: float, rates: Sequence[float]) -> None:
-        """Take one step for each batch; the arguments are those of :func:`run_epoch`."""
+        """Take one step for each batch; the arguments are those of :func:`run_epoch`, ``batches`` on any device."""
         device = self.images.device
-        given = [*vars(batches).values(), torch.tensor(beta, device=device), torch.tensor(rates, device=device)]
-        self.inputs = self.inputs or [torch.empty_like(tensor) for tensor in given]
+        given = [*vars(batches).values(), torch.tensor(beta), torch.tensor(rates)]
+        self.inputs = self.inputs or [torch.empty_like(tensor, device=device) for tensor in given]
         for kept, tensor in zip(self.inputs, given, strict=True):
             kept.copy_(tensor)
         self.next.zero_()

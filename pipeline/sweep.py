@@ -1,6 +1,6 @@
 """``python -m pipeline.sweep``: train VAEs of one shape at many (beta, seed) together, by matrix products over a model axis.
 
-Each model gets the first weights, the permutations and the noise that it would get alone, so it ends where a training of its
+Each model gets the first weights, permutations, masks and noise that it would get alone, so it ends where a training of its
 own ends, up to rounding. Each is an MLflow run of the same form, with the likelihood of the test images; weights and
 histories go to ``--out``. DVC knows nothing of it: it is for looking around, ``dvc exp run`` for keeping.
 """
@@ -161,7 +161,7 @@ def fit_together(
         DivergedError: a loss or a gradient was not finite; it names the members.
     """
     runtime = runtime or Runtime(torch.device("cpu"))
-    device, seeds = runtime.device, list(splits)
+    device, seeds, warmup_epochs = runtime.device, list(splits), min(warmup_epochs, epochs)
     row = torch.tensor([seeds.index(member.seed) for member in members], device=device)  # a member's row of the seeds' data
     betas = torch.tensor([member.beta for member in members], device=device)
     stack = Stack([member.model.to(device).train() for member in members])
@@ -212,7 +212,7 @@ def fit_together(
                 raise DivergedError(f"{member.name}, epoch {epoch}: the validation loss is not finite; leave it out")
             member.rows.append({"epoch": epoch, **metrics, "learning_rate": rate})
             lowest = member.rows[member.best_epoch - 1]["val/loss"] if member.best_epoch else math.inf
-            if metrics["val/loss"] < lowest and (epoch >= warmup_epochs or epoch == epochs):
+            if metrics["val/loss"] < lowest and epoch >= warmup_epochs:
                 member.best_epoch, member.waited = epoch, 0
                 for kept, parameter in zip(best, stack.parameters(), strict=True):
                     kept[k].copy_(parameter.detach()[k])

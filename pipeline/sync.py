@@ -146,9 +146,13 @@ class Source:
             elif stage.module == "train_variants":
                 group = self.unfolded(stage)
                 for weights in group.outs:
-                    if weights.endswith(".safetensors") and (content := self.out(group, weights)):
-                        folder = str(PurePosixPath(weights).parents[1])
+                    if not weights.endswith(".safetensors"):
+                        continue
+                    folder = str(PurePosixPath(weights).parents[1])
+                    if content := self.out(group, weights):
                         found.append((variant(group, weights, content), (folder, group.outs[folder])))
+                    else:
+                        click.echo(f"sync: {weights} is neither here nor in DVC's cache; `dvc pull` brings it", err=True)
         return found
 
 

@@ -43,6 +43,7 @@ class Epoch:
     samples: int
     """Images trained on."""
     is_last: bool
+    """Whether training ends with it."""
     state: State
 
 
@@ -121,7 +122,7 @@ def fit(
     ``resume`` gives the bits of an uninterrupted run.
 
     Args:
-        model: has ``objective(x, noise, beta)`` that returns ``loss`` and its parts, and ``noise_dim``.
+        model: has ``objective(x, noise, beta, seen)`` that returns ``loss`` and its parts, and ``noise_dim``.
         train, val: images to learn from and to choose the best epoch by.
         epochs: passes over the training images, at most.
         batch_size: images per step.
@@ -130,7 +131,8 @@ def fit(
         patience: epochs without a lower validation loss before stopping; 0 never stops early.
         seed: of the permutations and the noise.
         beta: weight of the KL term.
-        warmup_epochs: epochs over which that weight rises linearly to ``beta``; the best epoch is chosen after them.
+        warmup_epochs: epochs, at most all, over which that weight rises linearly to ``beta``; the best epoch is chosen after
+            them.
         input_dropout: fraction of the pixels hidden from the encoder, others in each step, while the target stays whole: an
             encoder that learns images by heart places new ones badly (1511.06406, 1805.08913).
         optimizer: makes the optimizer of a model.
@@ -144,6 +146,7 @@ def fit(
     runtime = runtime or Runtime(torch.device("cpu"))
     device = runtime.device
     model.to(device).train()
+    warmup_epochs = min(warmup_epochs, epochs)
     noise_dim = int(model.noise_dim)  # type: ignore[arg-type]
     images, held_out = resident(train, device), resident(val, device)
     batch_size = min(batch_size, len(train))
@@ -167,15 +170,14 @@ def fit(
     while epoch < epochs and not (patience and waited >= patience):
         epoch += 1
         start = time.perf_counter()
-        drawn = draw_batches(seed, epoch, len(train), batch_size, images.shape[1], noise_dim, input_dropout)
-        batches = Batches(*(tensor.to(device) for tensor in vars(drawn).values()))
+        batches = draw_batches(seed, epoch, len(train), batch_size, images.shape[1], noise_dim, input_dropout)
         weight = beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
         first = (epoch - 1) * steps
         rates = [learning_rate_at(schedule, learning_rate, first + i, epochs * steps) for i in range(steps)]
         if graphed:
             graphed(batches, weight, rates)
         else:
-            run_epoch(take_step, images, batches, weight, rates)
+            run_epoch(take_step, images, batches.to(device), weight, rates)
         metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
         if adam.bad.item():
@@ -189,7 +191,7 @@ def fit(
             raise DivergedError(
                 f"epoch {epoch}: the validation loss is not finite; lower train.learning_rate ({learning_rate:g})"
             )
-        if metrics["val/loss"] < best_loss and (epoch >= warmup_epochs or epoch == epochs):
+        if metrics["val/loss"] < best_loss and epoch >= warmup_epochs:
             best_epoch, best_loss, waited = epoch, metrics["val/loss"], 0
             best_weights.copy_(adam.weights)
         elif epoch > warmup_epochs:

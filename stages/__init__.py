@@ -17,6 +17,7 @@ _NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # dvc's own death sends another, in the middle of saving
     raise SystemExit(TERMINATED)
 
 

@@ -66,6 +66,7 @@ def params() -> Params:
     shipped["data"]["val_size"] = 0.2
     for name in ("ae", "vae"):
         shipped[name] |= {"hidden_dims": [16, 8], "epochs": 4}
+    shipped["vae"]["warmup_epochs"] = 1  # so that the best epoch need not be the last
     return Params.model_validate(shipped)
 
 

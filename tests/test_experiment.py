@@ -191,27 +191,49 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
-    save, saved = Checkpoints.save, []
+    step, taken = ExplicitStep.__call__, 0
 
-    def interrupting(self: Checkpoints, arrays: dict, header: dict) -> None:
-        save(self, arrays, header)
-        saved.append(self.folder)
-        if header["epoch"] == 3:
+    def stopping(*args: object) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == 3 * 6 + 1:
             raise KeyboardInterrupt
+        step(*args)
 
-    monkeypatch.setattr(Checkpoints, "save", interrupting)
+    monkeypatch.setattr(ExplicitStep, "__call__", stopping)
     monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train("vae", params, data_file, workspace / "out", workspace / "out")
-    newest = saved[0] / "0.safetensors"
+    (newest,) = workspace.rglob("0.safetensors")
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
-    monkeypatch.setattr(Checkpoints, "save", save)
     assert run("vae", params, data_file, workspace / "out") == expected
     said = capsys.readouterr()
     assert "skipping a damaged checkpoint" in said.err
     assert "continuing after epoch 2" in said.out
+
+
+def test_stopped_while_a_checkpoint_is_written_its_epoch_is_kept(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = run("vae", params, data_file, workspace / "whole")
+    sync, calls = os.fsync, 0
+
+    def interrupted(file: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the second checkpoint: each syncs its file, then its folder
+            raise KeyboardInterrupt
+        sync(file)
+
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("vae", params, data_file, workspace / "out", workspace / "out")
+    capsys.readouterr()
+    assert run("vae", params, data_file, workspace / "out") == expected
+    assert "continuing after epoch 2" in capsys.readouterr().out
 
 
 def test_a_training_that_diverges_writes_nothing_and_keeps_its_checkpoint(
