@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from pipeline import runtime
-from pipeline.checkpoint import load_weights
 from pipeline.data import holdout, load_dataset
 from pipeline.evaluation import Subject
 from pipeline.evaluation.bounds import exact, importance, spread_over
 from pipeline.evaluation.likelihood import terms
 from pipeline.params import load_params
+from pipeline.weights import load_weights
 
 
 @click.command()

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from pipeline import runtime
 from pipeline.data import holdout, load_dataset
+from pipeline.epoch import resident
 from pipeline.experiment import build
 from pipeline.models.vae import VAE
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import load_params
 from pipeline.runtime import generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import fit, resident, validate
+from pipeline.trainer import fit, validate
 
 
 class DrawnVAE(VAE):
@@ -152,7 +153,7 @@ def validation_loss(name: str, seed: int, data: Path) -> float:
         if isinstance(made[0], AveragingAdam):
             made[0].weights.copy_(made[0].average)
             noise = torch.randn(len(val), params.vae.latent_dim, generator=generator(seed, "validation"))
-            return validate(model, resident(val, rt.device), noise)["loss"].item()
+            return validate(model, resident(val, rt.device), noise)["loss"]
     return min(losses)
 
 

@@ -22,9 +22,9 @@ from pipeline import runtime  # before torch is loaded: it sets how long OpenMP'
 import torch
 
 from pipeline.data import load_dataset
+from pipeline.epoch import draw_batches, run_epoch
 from pipeline.models import MODELS
-from pipeline.step import ExplicitStep, FlatAdam, run_epoch
-from pipeline.trainer import draw_batches
+from pipeline.step import ExplicitStep, FlatAdam
 
 HERE = Path(__file__).parent
 BENCH = Path(".bench")

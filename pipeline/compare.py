@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import tracking
-from pipeline.checkpoint import Trained, load_weights
 from pipeline.command import one_line
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.figures.images import grid_values
@@ -30,6 +29,7 @@ from pipeline.figures.style import CLASS_COLORS, INK, MODEL_COLORS, PENCIL, WIDT
 from pipeline.files import write
 from pipeline.runtime import generator
 from pipeline.tracking import Record, Run
+from pipeline.weights import Trained, load_weights
 
 # Of the table and the csv: the column, and where a run holds it.
 PARAMS = {"model": "model.name", "beta": "beta", "latent_dim": "model.latent_dim", "seed": "seed"}

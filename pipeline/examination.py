@@ -10,7 +10,6 @@ import torch
 from tqdm import tqdm
 
 from pipeline import runtime
-from pipeline.checkpoint import load_weights
 from pipeline.data import load_dataset
 from pipeline.errors import IntegrityError
 from pipeline.evaluation import METRICS, PROFILES, SAMPLERS, Subject, measure, pictures, table
@@ -19,6 +18,7 @@ from pipeline.judge import Judge, load_judge
 from pipeline.laboratory import Laboratory
 from pipeline.params import Params
 from pipeline.results import Results
+from pipeline.weights import load_weights
 
 
 @dataclass(frozen=True)

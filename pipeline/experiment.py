@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import runs, runtime, tracking
-from pipeline.checkpoint import Checkpoints, Trained, save_weights, source_sha256
+from pipeline.checkpoint import Checkpoints, source_sha256
 from pipeline.data import Split, holdout, load_dataset
 from pipeline.files import md5
 from pipeline.history import flatten, save_csv, save_json
@@ -21,6 +21,7 @@ from pipeline.models import MODELS, Model
 from pipeline.models.layers import start_at_mean
 from pipeline.params import ModelParams, Params, TrainParams, VAEParams
 from pipeline.trainer import Epoch, State, fit
+from pipeline.weights import Trained, save_weights
 
 GRID = 64
 CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%

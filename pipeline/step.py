@@ -1,7 +1,5 @@
 """One optimisation step: through autograd, the reference, and with the gradient of a multilayer perceptron written out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -212,86 +210,3 @@ class ExplicitStep:
         for layer in reversed(self.encoder):
             layer.backward()
         self.optimizer.step(loss, learning_rate)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What the steps of an epoch are taken with, all drawn beforehand."""
-
-    order: Tensor
-    """Rows of the images ``[steps, B]``."""
-    masks: Tensor
-    """A pool of masks ``[M, D]``, float: drawing bits for each image of each step would cost more than a matrix product."""
-    mask_order: Tensor
-    """Rows of ``masks`` ``[steps, B]``."""
-    noise: Tensor
-    """Standard normal ``[steps, B, noise_dim]``."""
-
-    def to(self, device: torch.device) -> "Batches":
-        """Return them on a device."""
-        return Batches(*(tensor.to(device) for tensor in vars(self).values()))
-
-
-def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
-    """Take one step for each batch of an epoch.
-
-    Args:
-        step: what takes it.
-        images: all of them, uint8 ``[N, D]``.
-        batches: what to take them with.
-        beta: weight of the KL term.
-        rates: the step sizes ``[steps]``.
-    """
-    step.totals.clear()
-    for rows, mask_rows, noise, rate in zip(batches.order, batches.mask_order, batches.noise, rates, strict=True):
-        step(images.index_select(0, rows), batches.masks.index_select(0, mask_rows), noise, beta, rate)
-
-
-class GraphedEpoch:
-    """:func:`run_epoch` for CUDA: a step, with the choice of its batch, is one graph, launched once a step.
-
-    Launching some sixty kernels one by one takes the host longer than they run. Which step it is, the graph counts on the
-    device, so that an epoch has no input from the host but its first copies. On another device the same code runs without
-    a graph.
-    """
-
-    def __init__(self, step: Step, images: Tensor) -> None:
-        self.step, self.images = step, images
-        self.inputs: list[Tensor] = []
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.next = torch.zeros(1, dtype=torch.int64, device=images.device)
-
-    def __call__(self, batches: Batches, beta: float, rates: Sequence[float]) -> None:
-        """Take one step for each batch; the arguments are those of :func:`run_epoch`, ``batches`` on any device."""
-        device = self.images.device
-        given = [*vars(batches).values(), torch.tensor(beta), torch.tensor(rates)]
-        self.inputs = self.inputs or [torch.empty_like(tensor, device=device) for tensor in given]
-        for kept, tensor in zip(self.inputs, given, strict=True):
-            kept.copy_(tensor)
-        self.next.zero_()
-        for total in self.step.totals.values():
-            total.zero_()
-        for _ in rates:
-            if device.type != "cuda":
-                self._take()
-            elif self.graph:
-                self.graph.replay()
-            elif not self.step.totals:
-                # Once without a graph, on a stream of its own, for all that is made on first use.
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    self._take()
-                torch.cuda.current_stream().wait_stream(stream)
-            else:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    self._take()
-                self.graph = graph
-                graph.replay()  # capturing takes no step
-
-    def _take(self) -> None:
-        order, masks, mask_order, noise, beta, rates = self.inputs
-        rows, mask_rows, eps, rate = (each.index_select(0, self.next)[0] for each in (order, mask_order, noise, rates))
-        self.step(self.images.index_select(0, rows), masks.index_select(0, mask_rows), eps, beta, rate)
-        self.next += 1

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline import runs, runtime, tracking
-from pipeline.checkpoint import Trained, save_weights, source_sha256
+from pipeline.checkpoint import source_sha256
 from pipeline.command import one_line
 from pipeline.data import Dataset, Split, holdout, load_dataset
+from pipeline.epoch import draw_batches, resident
 from pipeline.errors import DivergedError, ParamsError
 from pipeline.examination import examine
 from pipeline.experiment import build, reads
@@ -33,7 +34,8 @@ from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import Params, load_params
 from pipeline.runtime import Runtime, generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import as_metrics, draw_batches, learning_rate_at, resident, validate
+from pipeline.trainer import learning_rate_at, validate
+from pipeline.weights import Trained, save_weights
 
 NAME = "vae"
 
@@ -207,7 +209,7 @@ def fit_together(
         for k in learning:
             member = members[k]
             metrics = {f"train/{name}": totals[name][k].item() / steps for name in totals}
-            metrics |= as_metrics("val", validate(member.model, held_out[member.seed], val_noise[member.seed]))
+            metrics |= flatten({"val": validate(member.model, held_out[member.seed], val_noise[member.seed])})
             if not math.isfinite(metrics["val/loss"]):
                 raise DivergedError(f"{member.name}, epoch {epoch}: the validation loss is not finite; leave it out")
             member.rows.append({"epoch": epoch, **metrics, "learning_rate": rate})

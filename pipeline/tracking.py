@@ -257,7 +257,7 @@ class Run:
                 warnings.filterwarnings("ignore", ".*input example was not provided")  # it would run the model
                 mlflow.pyfunc.log_model(
                     name=name,
-                    loader_module="pipeline.checkpoint",
+                    loader_module="pipeline.weights",
                     data_path=str(weights),
                     code_paths=[str(Path(__file__).parent)],
                     pip_requirements=requirements,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data import Split
+from pipeline.epoch import GraphedEpoch, draw_batches, resident, run_epoch
 from pipeline.errors import DivergedError
+from pipeline.history import flatten
 from pipeline.runtime import Runtime, generator
-from pipeline.step import AutogradStep, Batches, ExplicitStep, FlatAdam, GraphedEpoch, Step, run_epoch
+from pipeline.step import AutogradStep, ExplicitStep, FlatAdam, Step
 
 _VALIDATION_BATCH = 2048
-_MASKS = 1024
 
 
 @dataclass(frozen=True)
@@ -52,49 +53,14 @@ def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float
     return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
 
 
-def as_metrics(prefix: str, values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the terms of an objective by the names they are logged under: ``val/kl``, ``val/kl_per_dim/0``."""
-    metrics: dict[str, float] = {}
-    for name, value in values.items():
-        numbers = value.tolist()
-        if isinstance(numbers, list):
-            metrics |= {f"{prefix}/{name}/{i}": number for i, number in enumerate(numbers)}
-        else:
-            metrics[f"{prefix}/{name}"] = numbers
-    return metrics
-
-
-def resident(split: Split, device: torch.device) -> Tensor:
-    """Return a split's images on a device as bytes ``[N, D]``; a batch becomes intensities only when it is used."""
-    return torch.from_numpy(split.images.reshape(len(split), -1)).to(device)
-
-
-def draw_batches(
-    seed: int, epoch: int, count: int, batch_size: int, input_dim: int, noise_dim: int, input_dropout: float
-) -> Batches:
-    """Return what the steps of an epoch are taken with, on the CPU; it depends on the arguments alone.
-
-    An epoch is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each
-    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean.
-    """
-    steps = count // batch_size
-    order = torch.randperm(count, generator=generator(seed, "order", epoch))[: steps * batch_size].view(steps, batch_size)
-    noise = torch.randn(steps, batch_size, noise_dim, generator=generator(seed, "noise", epoch))
-    if not input_dropout:
-        return Batches(order, torch.ones(1, input_dim), torch.zeros_like(order), noise)
-    draws = generator(seed, "masks", epoch)
-    masks = (torch.rand(_MASKS, input_dim, generator=draws) >= input_dropout).float().div_(1 - input_dropout)
-    return Batches(order, masks, torch.randint(_MASKS, order.shape, generator=draws), noise)
-
-
 @torch.no_grad()
-def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Any]:
     """Return the means of the model's objective at beta = 1 over ``images`` (uint8 ``[N, D]``) with the given noise."""
     totals: dict[str, Tensor] = {}
     for x, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
         for name, value in model.objective(x.float() / 255, eps).items():  # type: ignore[operator]
             totals[name] = totals.get(name, 0) + value.cpu().double() * len(x)  # MPS has no float64
-    return {name: total / len(images) for name, total in totals.items()}
+    return {name: (total / len(images)).tolist() for name, total in totals.items()}
 
 
 def fit(
@@ -185,7 +151,7 @@ def fit(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
                 f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
             )
-        metrics |= as_metrics("val", validate(model, held_out, val_noise))
+        metrics |= flatten({"val": validate(model, held_out, val_noise)})
         metrics["learning_rate"] = rates[-1]
         if not math.isfinite(metrics["val/loss"]):
             raise DivergedError(

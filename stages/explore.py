@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from pipeline import tracking
-from pipeline.checkpoint import load_weights
 from pipeline.data import load_dataset
 from pipeline.errors import IntegrityError
 from pipeline.explorer import Explored, explorer, layers
 from pipeline.files import md5, write
 from pipeline.laboratory import load_laboratory
 from pipeline.results import load_results
+from pipeline.weights import load_weights
 from stages import run
 
 

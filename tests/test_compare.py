@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline import compare, runs, tracking
-from pipeline.checkpoint import Trained, save_weights
 from pipeline.errors import ParamsError
 from pipeline.models import MODELS
 from pipeline.tracking import Record
+from pipeline.weights import Trained, save_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy

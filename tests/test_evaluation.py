@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 from scipy.linalg import sqrtm
 
 from pipeline import tracking
-from pipeline.checkpoint import Trained, save_weights
 from pipeline.data import Dataset, Split, save_dataset
 from pipeline.datasets import load
 from pipeline.errors import IntegrityError
@@ -30,6 +29,7 @@ from pipeline.frechet import frechet
 from pipeline.judge import Judge, JudgeNet, learn, load_judge, save_judge
 from pipeline.models import MODELS, Model
 from pipeline.runtime import generator
+from pipeline.weights import Trained, save_weights
 from stages.evaluate import main
 
 SMALL = Budget(400, 400, importance_images=60, exact_images=400, grid=96, plots=200, samples=300, pairs=40)

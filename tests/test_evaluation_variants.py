@@ -8,13 +8,14 @@ from click.testing import CliRunner
 from conftest import blobs
 
 from pipeline import tracking
-from pipeline.checkpoint import Checkpoints, Trained, save_weights
+from pipeline.checkpoint import Checkpoints
 from pipeline.data import Dataset, save_dataset
 from pipeline.evaluation import PROFILES, Budget
 from pipeline.judge import learn, save_judge
 from pipeline.laboratory import load_laboratory
 from pipeline.models import MODELS
 from pipeline.variants import GROUPS
+from pipeline.weights import Trained, save_weights
 from stages import evaluate_variants, train_variants
 
 SMALL = Budget(100, 100, importance_images=5, exact_images=5, grid=8, plots=50, samples=60, pairs=10)

@@ -20,7 +20,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from pipeline import tracking
-from pipeline.checkpoint import Trained, load_weights, save_weights
 from pipeline.data import Dataset, Split, save_dataset
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.explorer import MAX_BYTES, Explored, explorer, extent, layers, plane
@@ -28,6 +27,7 @@ from pipeline.files import md5
 from pipeline.laboratory import Laboratory, save_laboratory
 from pipeline.models import MODELS
 from pipeline.results import Results, save_results
+from pipeline.weights import Trained, load_weights, save_weights
 from stages.explore import main
 from tests.browser import browser, complaints, missing, requests
 

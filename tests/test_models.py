@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from pipeline.checkpoint import Trained, load_weights, save_weights
 from pipeline.errors import IntegrityError
 from pipeline.files import load_arrays, save_arrays
 from pipeline.models import MODELS
 from pipeline.models.layers import start_at_mean
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
+from pipeline.weights import Trained, load_weights, save_weights
 
 SHAPES = [(784, 2, [512, 256]), (64, 1, []), (30, 7, [16])]
 

@@ -7,7 +7,6 @@ import torch
 from click.testing import CliRunner
 
 from pipeline import sweep, tracking
-from pipeline.checkpoint import load_weights
 from pipeline.data import Dataset
 from pipeline.errors import DivergedError, ParamsError
 from pipeline.experiment import build
@@ -15,6 +14,7 @@ from pipeline.params import Params
 from pipeline.runtime import Runtime
 from pipeline.sweep import Stack, assemble, fit_together, options
 from pipeline.trainer import fit
+from pipeline.weights import load_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy

@@ -13,8 +13,9 @@ from pipeline import runtime  # before torch is loaded: it sets how long OpenMP'
 import torch
 
 from pipeline.data import Split
+from pipeline.epoch import resident
 from pipeline.models import MODELS
-from pipeline.trainer import fit, resident, validate
+from pipeline.trainer import fit, validate
 
 torch.manual_seed(0)
 train, test = (Split(part, np.zeros(len(part), np.int64)) for part in (images("train"), images("test")))
@@ -33,4 +34,4 @@ with runtime.use("cpu", THREADS) as rt:
         explicit=explicit,
     ):
         clock.epoch()
-    report(clock, validate(model, resident(test, rt.device), torch.randn(len(test), 2))["loss"].item())
+    report(clock, validate(model, resident(test, rt.device), torch.randn(len(test), 2))["loss"])
