@@ -7,12 +7,9 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from pipeline.errors import IntegrityError
-from pipeline.files import load_arrays, save_arrays
 from pipeline.models import MODELS
 from pipeline.models.layers import start_at_mean
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
-from pipeline.weights import Trained, load_weights, save_weights
 
 SHAPES = [(784, 2, [512, 256]), (64, 1, []), (30, 7, [16])]
 
@@ -43,29 +40,6 @@ def test_parameter_counts_of_the_tutorial_nets() -> None:
     counts = {name: sum(p.numel() for p in model().parameters()) for name, model in MODELS.items()}
     assert counts["vae"] == 1_068_820
     assert counts["ae"] == 2 * (784 * 512 + 512 * 256 + 256 * 128 + 128 * 2) + 2 * (512 + 256 + 128) + 2 + 784
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_saved_weights_give_the_same_model_and_the_same_bytes(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("weights")
-    trained = Trained(MODELS[name](20, 3, [8]), name, "blobs", (4, 5), 4.0)
-    save_weights(folder / "a", trained)
-    loaded = load_weights(folder / "a")
-    save_weights(folder / "b", loaded)
-    x = torch.rand(6, 20)
-    assert torch.equal(trained.model.embed(x), loaded.model.embed(x))
-    assert (loaded.name, loaded.dataset, loaded.image_shape, loaded.beta) == (name, "blobs", (4, 5), 4.0)
-    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
-
-
-def test_weights_of_an_unknown_model_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("weights") / "x"
-    save_weights(path, Trained(MODELS["ae"](20, 3, [8]), "ae", "blobs", (4, 5), None))
-    arrays, header = load_arrays(path)
-    for wrong in ({"model": "gan"}, {"config": {"input_dim": 21, "latent_dim": 3, "hidden_dims": [8]}}):
-        save_arrays(path, arrays, header | wrong)
-        with pytest.raises(IntegrityError, match="not weights of this version"):
-            load_weights(path)
 
 
 def test_bernoulli_nll_is_the_one_of_torch_distributions() -> None:
