@@ -112,7 +112,7 @@ experiment.train("vae", Params.model_validate_json(params), Path(data), Path(fol
 def test_killed_with_sigkill_and_continued(moment: str, params: Params, data_file: Path, workspace: Path) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
     command = [sys.executable, "-c", DOOMED, moment, params.model_dump_json(), str(data_file), str(workspace / "out")]
-    doomed = subprocess.run(command, cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
+    doomed = subprocess.run(command, cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=400)
     assert doomed.returncode == -signal.SIGKILL, doomed.stderr
     assert run("vae", params, data_file, workspace / "out") == expected
 
