@@ -10,13 +10,14 @@ from pipeline.tracking import Record, Run
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Return the name of a run.
+    """Return the name of a run, with the widths of its encoder.
 
-    >>> label({"model.name": "vae", "beta": 4.0, "seed": 1})
-    'vae beta=4 seed=1'
+    >>> label({"model.name": "vae", "model.hidden_dims": [512, 256], "model.latent_dim": 2, "beta": 4.0, "seed": 1})
+    'vae 512-256-2 beta=4 seed=1'
     """
+    widths = "-".join(map(str, [*settings["model.hidden_dims"], settings["model.latent_dim"]]))
     parts = [f"{key}={settings[key]:g}" for key in ("beta", "seed") if key in settings]
-    return " ".join([settings["model.name"], *parts])
+    return " ".join([settings["model.name"], widths, *parts])
 
 
 def began(run: Run, settings: Mapping[str, Any], dataset: str, data: str | Path, data_md5: str, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """What several test files need: a clean environment, tiny data, and a runtime of one thread."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(_template: Path, workspace: Path) -> Path:
-    """An empty MLflow store in the workspace."""
+def store(_template: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty MLflow store in the workspace, however long a busy machine takes over a call."""
+    monkeypatch.setattr(tracking, "SLOW", math.inf)
     return Path(shutil.copy(_template, workspace))

@@ -68,16 +68,16 @@ def test_runs_of_a_data_set_side_by_side(store: Path, workspace: Path) -> None:
     said = call("--out", "out", "--dpi", "50")
     assert said.exit_code == 0, said.output
     line = next(line for line in said.output.splitlines() if "beta=4" in line)
-    assert line.split() == ["vae", "beta=4", "seed=1", "vae", "blobs", "4", "2", "1", "34.00", "2.00", "-36.00", "four"]
+    assert line.split() == ["vae", "8-2", "beta=4", "seed=1", "vae", "blobs", "4", "2", "1", "34.00", "2.00", "-36.00", "four"]
     table = pd.read_csv("out/runs.csv")
-    assert table["name"].tolist() == ["ae seed=1", *(f"vae beta={beta:g} seed=1" for beta in TERMS)]
+    assert table["name"].tolist() == ["ae 8-2 seed=1", *(f"vae 8-2 beta={beta:g} seed=1" for beta in TERMS)]
     assert table.set_index("beta").loc[1.0, ["recon", "kl", "elbo"]].tolist() == [27.0, 6.0, -33.0]
     pictures = {"rate_distortion", "terms_by_beta", "curves", "samples", "manifolds"}
     assert {path.stem for path in Path("out").glob("*.png")} == pictures
     page = Page(Path("out/compare.html").read_text())
     assert len(page.sources) == len(pictures)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert {"vae beta=4 seed=1", "-36.00", "four"} <= set(page.cells)
+    assert {"vae 8-2 beta=4 seed=1", "-36.00", "four"} <= set(page.cells)
 
 
 def test_what_the_rate_distortion_figure_shows() -> None:

@@ -93,8 +93,8 @@ def test_each_model_becomes_a_run_of_its_own(params: Params, data_file: Path, wo
     assert [path.name for path in files] == ["vae_beta0.5_seed1.safetensors", "vae_beta4_seed1.safetensors"]
     assert [load_weights(path).beta for path in files] == [0.5, 4.0]
     found = {record.name: (record, run) for record, run in tracking.records()}
-    assert found.keys() == {"vae beta=0.5 seed=1", "vae beta=4 seed=1"}
-    record, run = found["vae beta=4 seed=1"]
+    assert found.keys() == {"vae 16-8-2 beta=0.5 seed=1", "vae 16-8-2 beta=4 seed=1"}
+    record, run = found["vae 16-8-2 beta=4 seed=1"]
     assert record.status == "FINISHED"
     assert record.params["beta"] == "4"
     assert record.metrics["test/elbo"] == pytest.approx(

@@ -238,13 +238,17 @@ def test_a_deleted_store_comes_back(repository: Repository, monkeypatch: pytest.
     git("update-ref", "refs/exps/stash", "HEAD@{1}")
     shutil.rmtree("models")  # of a fresh clone: the weights are in the cache alone
     before = holdings()
-    assert sorted(run["name"] for run in before.values()) == ["ae seed=1", "vae beta=1 seed=1", "vae beta=4 seed=1"]
+    assert sorted(run["name"] for run in before.values()) == [
+        "ae 16-8-2 seed=1",
+        "vae 16-8-2 beta=1 seed=1",
+        "vae 16-8-2 beta=4 seed=1",
+    ]
     assert "0 of them new or incomplete" in synced()
     assert holdings() == before
 
     lose_the_store()
     said = synced()
-    assert "vae beta=4 seed=1 (four): rebuilt with" in said
+    assert "vae 16-8-2 beta=4 seed=1 (four): rebuilt with" in said
     assert "3 of them new or incomplete" in said
     after = holdings()
     assert after.keys() == before.keys()
@@ -252,8 +256,8 @@ def test_a_deleted_store_comes_back(repository: Repository, monkeypatch: pytest.
         for what in before[key]:
             assert after[key][what] == before[key][what], what
     assert {record.tags["sync"] for record, _ in tracking.records()} == {"true"}
-    assert champion() == "vae beta=1 seed=1"
-    measured = next(run for run in after.values() if run["name"] == "vae beta=1 seed=1")
+    assert champion() == "vae 16-8-2 beta=1 seed=1"
+    measured = next(run for run in after.values() if run["name"] == "vae 16-8-2 beta=1 seed=1")
     assert measured["files"].keys() >= {"figures/figures.png", "figures/vae_latent.csv", "laboratory/laboratory.png", "all.html"}
     assert "0 of them new or incomplete" in synced()
     assert holdings() == after
@@ -274,15 +278,15 @@ def test_the_variants_come_back(repository: Repository, monkeypatch: pytest.Monk
     before = holdings()
     names = [f"{run['name']} {run['tags']['dvc.stage']}" for run in before.values()]
     assert sorted(names) == [
-        "ae seed=1 train_matched",
-        "ae seed=2 train_matched",
-        "ae seed=2 train_seeds",
-        "vae beta=0.5 seed=1 train_contrast",
-        "vae beta=0.5 seed=2 train_contrast",
-        "vae beta=1 seed=2 train_seeds",
-        "vae beta=4 seed=1 train_contrast",
-        "vae beta=4 seed=1 train_vae",
-        "vae beta=4 seed=2 train_contrast",
+        "ae 12-2 seed=1 train_matched",
+        "ae 12-2 seed=2 train_matched",
+        "ae 16-8-2 seed=2 train_seeds",
+        "vae 12-2 beta=0.5 seed=1 train_contrast",
+        "vae 12-2 beta=0.5 seed=2 train_contrast",
+        "vae 12-2 beta=1 seed=2 train_seeds",
+        "vae 12-2 beta=4 seed=1 train_contrast",
+        "vae 12-2 beta=4 seed=1 train_vae",
+        "vae 12-2 beta=4 seed=2 train_contrast",
     ]
     assert len({run["tags"]["model.md5"] for run in before.values()}) == 8, "two of which are the same model"
     lose_the_store()
@@ -340,7 +344,7 @@ def test_a_run_that_lost_its_server_is_completed_and_not_doubled(repository: Rep
     (lost,) = holdings().values()
     assert list(lost["points"]["val/loss"]) == [1, 2]
     assert lost["status"] == "RUNNING"
-    assert "sync: vae beta=4 seed=1: added" in synced()
+    assert "sync: vae 16-8-2 beta=4 seed=1: added" in synced()
     (completed,) = holdings().values()
     assert completed["status"] == "FINISHED"
     lose_the_store()
@@ -356,7 +360,7 @@ def test_a_run_that_differs_is_not_taken_for_the_same(repository: Repository, mo
         run.log_params(settings)
         run.log_epoch({"epoch": 1, "val/loss": 1.0})
     assert "rebuilt with" in synced()
-    assert {record.name for record, _ in tracking.records()} == {"other code", "vae beta=4 seed=1"}
+    assert {record.name for record, _ in tracking.records()} == {"other code", "vae 16-8-2 beta=4 seed=1"}
 
 
 def test_files_that_are_not_those_of_dvc_lock_are_not_logged(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

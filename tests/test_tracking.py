@@ -53,7 +53,7 @@ def test_a_training_is_one_run_that_says_what_it_is(
     train("vae", params.model_copy(update={"beta": 4.0}), data_file, workspace / "out", workspace / "out")
     record, run = only()
     weights = workspace / "out" / "vae.safetensors"
-    assert (record.name, record.status) == ("vae beta=4 seed=1", "FINISHED")
+    assert (record.name, record.status) == ("vae 16-8-2 beta=4 seed=1", "FINISHED")
     expected = {"dataset": "blobs", "dvc.stage": "train_vae", "dvc.exp.name": "four", "data.md5": md5(data_file)}
     assert expected.items() <= record.tags.items()
     assert record.tags["model.md5"] == md5(weights)
@@ -205,6 +205,7 @@ def test_a_slow_server_gets_all_points_at_the_end(
         batches.append(len(metrics))
         log_batch(self, run, metrics=metrics, **others)
 
+    monkeypatch.setattr(tracking, "SLOW", 1.0)
     monkeypatch.setattr(tracking, "time", clock)
     monkeypatch.setattr(MlflowClient, "log_batch", slow)
     train("vae", params, data_file, workspace / "out", workspace / "out")
