@@ -1,7 +1,7 @@
 """Compare training recipes at the same budget: -ELBO on validation images, paired over seeds, with 95% intervals.
 
-Each recipe is the default of params.yaml with one change. The test images are not touched: a recipe is chosen by validation,
-and measured on test images by ``dvc repro`` afterwards.
+Each recipe is the default of params.yaml with the change that its name says. Nothing here touches the test images; they are
+for ``dvc repro``, once a recipe is chosen.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from pipeline.tracking import Record, Run
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Return the name of a run, with the widths of its encoder.
+    """Return the name of a run, with the widths of its encoder down to the code.
 
     >>> label({"model.name": "vae", "model.hidden_dims": [512, 256], "model.latent_dim": 2, "beta": 4.0, "seed": 1})
     'vae 512-256-2 beta=4 seed=1'
