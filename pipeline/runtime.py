@@ -25,10 +25,17 @@ class Runtime:
     precision: str = "float32"
     reason: str = "asked for"
 
+    @property
+    def keeps_float32(self) -> bool:
+        """Whether tensors stay float32 in :meth:`autocast`; on a CPU they do, as a product rounds only what it reads."""
+        return self.precision == "float32" or self.device.type == "cpu"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products run in bfloat16, or one that does nothing."""
         if self.precision == "float32":
             return nullcontext()
+        if self.device.type == "cpu":
+            return _rounded_products()
         # Each weight is used once a step, and a cached copy would be read for ever by a CUDA graph.
         return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
 
@@ -40,6 +47,17 @@ class Runtime:
     def __str__(self) -> str:
         name = self.gpu or f"{self.threads} threads"
         return f"{self.device} ({self.reason}), {name}, {self.precision}"
+
+
+@contextmanager
+def _rounded_products() -> Iterator[None]:
+    """Let oneDNN multiply float32 matrices as bfloat16 and add up in float32; a CPU without such products does it exactly."""
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def _choose(device: str) -> tuple[torch.device, str]:
@@ -61,7 +79,7 @@ def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> I
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         threads: CPU threads; another number gives other last bits, so it is a parameter and not the number of cores.
-        precision: ``float32`` or ``bfloat16`` (autocast).
+        precision: ``float32``, or ``bfloat16`` for matrix products within :meth:`Runtime.autocast`.
 
     Raises ParamsError when this machine does not have the device.
     """

@@ -147,7 +147,7 @@ class ExplicitStep:
     """
 
     def __init__(self, model: Any, optimizer: FlatAdam, batch_size: int, runtime: Runtime) -> None:
-        self.optimizer, self.scale = optimizer, 1 / batch_size
+        self.optimizer, self.runtime, self.scale = optimizer, runtime, 1 / batch_size
         self.is_gaussian = model.noise_dim > 0
         input_dim = model.encoder[0].in_features
         self.x = torch.empty(batch_size, input_dim, device=runtime.device)
@@ -166,7 +166,7 @@ class ExplicitStep:
 
     @staticmethod
     def applies_to(model: Any, runtime: Runtime) -> bool:
-        """Return whether the model is such a perceptron, says that its objective is this one, and computes in float32."""
+        """Return whether the model is such a perceptron, says that its objective is this one, and keeps to float32."""
 
         def alternates(net: object) -> bool:
             kinds = isinstance(net, nn.Sequential) and all(
@@ -176,27 +176,24 @@ class ExplicitStep:
 
         # A subclass may have another objective, so it does not inherit the word of its parent.
         says_so = "has_plain_objective" in vars(type(model))
-        return says_so and runtime.precision == "float32" and alternates(model.encoder) and alternates(model.decoder)
+        return says_so and runtime.keeps_float32 and alternates(model.encoder) and alternates(model.decoder)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, mask: Tensor, noise: Tensor, beta: float | Tensor, learning_rate: float | Tensor) -> None:
         """Take a step; the arguments are those of :class:`Step`."""
         self.x.copy_(pixels).div_(255)
         torch.mul(self.x, mask, out=self.seen)
-        for layer in self.encoder:
-            layer.forward()
+        self._forward(self.encoder)
         if self.is_gaussian:
             std = torch.exp(0.5 * self.logvar)
             torch.addcmul(self.mean, std, noise, out=self.z)
-        for layer in self.decoder:
-            layer.forward()
+        self._forward(self.decoder)
 
         logits, delta = self.decoder[-1].out, self.decoder[-1].delta
         t = torch.sigmoid(logits.neg())
         torch.sub(1 - t, self.x, out=delta).mul_(self.scale)
         recon = (torch.dot(self.x_flat, self.logits_flat) + t.log_().sum()) * -self.scale
-        for layer in reversed(self.decoder):
-            layer.backward()
+        self._backward(self.decoder)
         if self.is_gaussian:
             var, weight = std.square(), beta * self.scale
             kl = 0.5 * (self.mean.square() + var - 1 - self.logvar).sum() * self.scale
@@ -207,6 +204,15 @@ class ExplicitStep:
         else:
             loss = recon
             _add(self.totals, loss=loss, recon=recon)
-        for layer in reversed(self.encoder):
-            layer.backward()
+        self._backward(self.encoder)
         self.optimizer.step(loss, learning_rate)
+
+    def _forward(self, layers: list[_Layer]) -> None:
+        with self.runtime.autocast():
+            for layer in layers:
+                layer.forward()
+
+    def _backward(self, layers: list[_Layer]) -> None:
+        with self.runtime.autocast():
+            for layer in reversed(layers):
+                layer.backward()

@@ -192,11 +192,11 @@ def fit_together(
             mask = torch.stack([pool.index_select(0, rows) for pool, rows in zip(masks, mask_order[:, i], strict=True)])
             x = pixels.float().div_(255)
             x, seen, eps = x[row], (x * mask)[row], noise[row, i]
-            if runtime.precision == "float32":
-                terms = stack.explicit(x, seen, eps, weight)
-            else:
-                optimizer.gradient.zero_()
-                with runtime.autocast():
+            with runtime.autocast():
+                if runtime.keeps_float32:
+                    terms = stack.explicit(x, seen, eps, weight)
+                else:
+                    optimizer.gradient.zero_()
                     terms = stack.autograd(x, seen, eps, weight)
             optimizer.step(terms["loss"].sum(), rate)
             totals = {name: totals.get(name, 0) + value for name, value in terms.items()}

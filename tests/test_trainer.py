@@ -162,6 +162,23 @@ def test_the_explicit_step_stops_at_numbers_that_are_not_finite(splits: tuple[Sp
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_on_a_cpu_bfloat16_rounds_what_products_read_and_keeps_the_rest(name: str, rt: Runtime) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = MODELS[name](64, 2, [32])  # a product of fewer operations than a tile has is never rounded
+        adam, random = FlatAdam(model), torch.Generator().manual_seed(0)
+        assert ExplicitStep.applies_to(model, Runtime(rt.device, 1, precision))
+        step = ExplicitStep(model, adam, 32, Runtime(rt.device, 1, precision))
+        pixels = torch.randint(0, 256, (32, 64), dtype=torch.uint8, generator=random)
+        step(pixels, torch.ones(32, 64), torch.randn(32, model.noise_dim, generator=random), 1.0, 1e-3)
+        found[precision] = adam.gradient, step.totals["loss"]
+    torch.testing.assert_close(found["bfloat16"], found["float32"], rtol=0.02, atol=0.02)
+    assert torch.equal(found["bfloat16"][0], found["float32"][0]) != torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+
+
 def test_fewer_images_than_a_batch_are_one_batch(rt: Runtime) -> None:
     (epoch,) = fit(new("ae"), blobs(10, seed=0), blobs(3, seed=1), epochs=1, batch_size=128, runtime=rt)
     assert epoch.samples == 10
