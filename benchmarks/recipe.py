@@ -4,7 +4,7 @@ Each recipe is the default of params.yaml with the change that its name says. No
 for ``dvc repro``, once a recipe is chosen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -55,8 +55,8 @@ class AveragingAdam(FlatAdam):
 
     decay = 0.999
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, scales: Mapping[str, float]) -> None:
+        super().__init__(model, scales)
         self.average = self.weights.clone()
 
     def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
@@ -124,7 +124,9 @@ RECIPES = {
     "no input dropout": Recipe({"input_dropout": 0.0}),
     "input dropout 0.2": Recipe({"input_dropout": 0.2}),
     "input dropout 0.3": Recipe({"input_dropout": 0.3}),
-    "input dropout 0.2, step size 3e-3": Recipe({"input_dropout": 0.2, "learning_rate": 3e-3}),
+    "decoder's first layer as slow as the others": Recipe({"latent_lr_scale": 1.0}),
+    "decoder's first layer 4 times as fast": Recipe({"latent_lr_scale": 4.0}),
+    "decoder's first layer 64 times as fast": Recipe({"latent_lr_scale": 64.0}),
     "batches of 64": Recipe({"batch_size": 64}),
     "Adam's eps 1e-5": Recipe(adam={"eps": 1e-5}),
     "Adam's first beta 0.95": Recipe(adam={"betas": (0.95, 0.999)}),
@@ -141,11 +143,11 @@ def validation_loss(name: str, seed: int, data: Path) -> float:
     train, val = holdout(dataset.train, params.data.val_size, seed)
     options: dict[str, Any] = {"seed": seed, "patience": 0}
     options |= params.train.model_dump(include={"batch_size", "learning_rate", "schedule"})
-    options |= params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout"}) | recipe.options
+    options |= params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale"}) | recipe.options
     made: list[FlatAdam] = []
 
-    def optimizer(model: nn.Module) -> FlatAdam:
-        made.append(AveragingAdam(model) if recipe.averages else FlatAdam(model, **recipe.adam))
+    def optimizer(model: nn.Module, scales: Mapping[str, float]) -> FlatAdam:
+        made.append(AveragingAdam(model, scales) if recipe.averages else FlatAdam(model, scales, **recipe.adam))
         return made[-1]
 
     with runtime.use("cpu", threads=1) as rt:

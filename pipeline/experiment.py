@@ -151,6 +151,7 @@ def _train(
         beta=1.0 if trained.beta is None else trained.beta,
         warmup_epochs=getattr(section, "warmup_epochs", 0),
         input_dropout=section.input_dropout,
+        latent_lr_scale=section.latent_lr_scale,
         runtime=rt,
         resume=resume,
     )

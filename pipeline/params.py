@@ -53,7 +53,7 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """Where to compute; auto: cuda, else mps, else cpu."""
     precision: Literal["float32", "bfloat16"]
-    """bfloat16: autocast of the matrix products, where the device has it."""
+    """In which matrix products read their factors, where the device can."""
     sample_every: Annotated[int, Field(ge=1, le=100000)]
     """Epochs between two sample grids in MLflow."""
 
@@ -69,6 +69,8 @@ class ModelParams(Section):
     """Passes over the training images."""
     input_dropout: Annotated[float, Field(ge=0, lt=1)]
     """Fraction of the pixels hidden from the encoder in training (Amortized Inference Regularization, 1805.08913)."""
+    latent_lr_scale: Annotated[float, Field(gt=0, le=1e9)]
+    """Times ``train.learning_rate``: how the decoder's first layer learns, which is slow with few inputs."""
 
 
 class VAEParams(ModelParams):

@@ -1,5 +1,7 @@
 """One optimisation step: through autograd, the reference, and with the gradient of a multilayer perceptron written out."""
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -13,47 +15,70 @@ class FlatAdam:
 
     ``exp_avg`` and ``exp_avg_sq`` are the moments, ``count`` the steps taken, all on the model's device.
 
+    Args:
+        model: its parameters become views of the buffer ``weights``.
+        scales: what the step size is multiplied by for the parameters of these names, which splits the call; 1 for all others.
+        betas, eps: Adam's other numbers.
+
+    Raises ValueError when the model has no parameter of such a name.
+
     Reference: Adam: A Method for Stochastic Optimization, 1412.6980.
     """
 
-    def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        parameters = list(model.parameters())
+    def __init__(
+        self,
+        model: nn.Module,
+        scales: Mapping[str, float] | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        parameters, scales = dict(model.named_parameters()), scales or {}
+        if unknown := scales.keys() - parameters.keys():
+            raise ValueError(f"the model has no parameters {', '.join(sorted(unknown))}")
         self.betas, self.eps = betas, eps
-        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
         self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.weights) for _ in range(3))
         self.count = torch.zeros((), device=self.weights.device)
         # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
         # and nobody has to wait for the device to find out.
         self.bad = torch.zeros((), device=self.weights.device)
+        views: list[tuple[float, slice]] = []  # neighbours of one scale are stepped as one
         offset = 0
-        for parameter in parameters:
+        for name, parameter in parameters.items():
             view = slice(offset, offset + parameter.numel())
             parameter.data = self.weights[view].view_as(parameter)
             parameter.grad = self.gradient[view].view_as(parameter)
             offset = view.stop
+            scale = scales.get(name, 1.0)
+            if views and views[-1][0] == scale:
+                view = slice(views.pop()[1].start, view.stop)
+            views.append((scale, view))
+        buffers = self.weights, self.gradient, self.exp_avg, self.exp_avg_sq
+        self.parts = [(scale, [buffer[view] for buffer in buffers]) for scale, view in views]
 
     def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
         """Apply the gradient, unless it or the loss is not finite."""
         bad = torch.isfinite(loss + self.gradient.sum()).logical_not()
         torch.logical_or(self.bad, bad, out=self.bad)
         self.count += 1
-        # The kernel behind torch.optim.Adam(fused=True), whose Python costs 4% of a step on a CPU.
-        torch._fused_adam_(
-            [self.weights],
-            [self.gradient],
-            [self.exp_avg],
-            [self.exp_avg_sq],
-            [],
-            [self.count],
-            lr=learning_rate,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=0.0,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-            found_inf=self.bad,
-        )
+        for scale, (weights, gradient, exp_avg, exp_avg_sq) in self.parts:
+            # The kernel behind torch.optim.Adam(fused=True), whose Python costs 4% of a step on a CPU.
+            torch._fused_adam_(
+                [weights],
+                [gradient],
+                [exp_avg],
+                [exp_avg_sq],
+                [],
+                [self.count],
+                lr=learning_rate * scale,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=0.0,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+                found_inf=self.bad,
+            )
 
 
 def _add(totals: dict[str, Tensor], **terms: Tensor) -> None:
@@ -92,7 +117,9 @@ class AutogradStep:
         x = pixels.float().div_(255)
         with self.runtime.autocast():
             terms: dict[str, Tensor] = self.model.objective(x, noise, beta, x * mask)  # type: ignore[operator]
-        terms["loss"].backward()
+        # torch.autocast has left its precision in the graph; the other context is read by each product when it runs.
+        with self.runtime.autocast() if self.runtime.keeps_float32 else nullcontext():
+            terms["loss"].backward()
         self.optimizer.step(terms["loss"].detach(), learning_rate)
         _add(self.totals, **{name: value.detach() for name, value in terms.items() if value.ndim == 0})
 

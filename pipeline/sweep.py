@@ -103,7 +103,7 @@ class Stack(nn.Module):
             if index not in (self.depth - 1, last):
                 h.relu_()
         t = torch.sigmoid(-h)
-        recon = -scale * (torch.bmm(x.flatten(1)[:, None], h.flatten(1)[..., None]).flatten() + t.log().sum((1, 2)))
+        recon = -scale * ((x * h).sum((1, 2)) + t.log().sum((1, 2)))
         var, rate = std.square(), (beta * scale)[:, None, None]
         kl = 0.5 * scale * (mean.square() + var - 1 - logvar).sum((1, 2))
         delta = (1 - t).sub_(x).mul_(scale)  # of the loss with respect to a layer's output, from the last to the first
@@ -149,6 +149,7 @@ def fit_together(
     patience: int = 7,
     warmup_epochs: int = 0,
     input_dropout: float = 0.0,
+    latent_lr_scale: float = 1.0,
     runtime: Runtime | None = None,
 ) -> Iterator[list[Member]]:
     """Train all members as :func:`pipeline.trainer.fit` would each, yielding after each epoch those that still learnt.
@@ -156,7 +157,7 @@ def fit_together(
     Args:
         members: their models are trained in place.
         splits: training and validation images by seed, of equal sizes.
-        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs, input_dropout: as for ``fit``.
+        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs, input_dropout, latent_lr_scale: as for ``fit``.
         runtime: where to compute; by default the CPU as it is.
 
     Raises:
@@ -167,7 +168,7 @@ def fit_together(
     row = torch.tensor([seeds.index(member.seed) for member in members], device=device)  # a member's row of the seeds' data
     betas = torch.tensor([member.beta for member in members], device=device)
     stack = Stack([member.model.to(device).train() for member in members])
-    optimizer = FlatAdam(stack)
+    optimizer = FlatAdam(stack, dict.fromkeys((f"weights.{stack.depth}", f"biases.{stack.depth}"), latent_lr_scale))
     stack.lend()
     images, held_out = ({seed: resident(splits[seed][part], device) for seed in seeds} for part in (0, 1))
     size, dim = len(images[seeds[0]]), members[0].model.latent_dim
@@ -243,7 +244,7 @@ def assemble(dataset: Dataset, params: Params, betas: Sequence[float], seeds: Se
 def options(params: Params) -> dict[str, object]:
     """Return the params by which a sweep trains, as keywords of :func:`fit_together`."""
     chosen = params.train.model_dump(include={"batch_size", "learning_rate", "schedule", "patience"})
-    return chosen | params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout"})
+    return chosen | params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale"})
 
 
 def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Path, judge: Path, out: Path) -> list[Path]:

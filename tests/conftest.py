@@ -68,6 +68,7 @@ def params() -> Params:
     for name in ("ae", "vae"):
         shipped[name] |= {"hidden_dims": [16, 8], "epochs": 4}
     shipped["vae"]["warmup_epochs"] = 1  # so that the best epoch need not be the last
+    shipped["vae"]["latent_lr_scale"] = 2.0
     return Params.model_validate(shipped)
 
 
