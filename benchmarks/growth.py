@@ -24,13 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from pipeline.epoch import Batches, draw_batches, run_epoch
+from pipeline.epoch import Batches, draw_batches, learning_rate_at, run_epoch
 from pipeline.figures.style import MODEL_COLORS, PENCIL, new_figure, png, styled
 from pipeline.files import write
 from pipeline.models.vae import VAE
 from pipeline.params import load_params
 from pipeline.step import ExplicitStep, FlatAdam
-from pipeline.trainer import learning_rate_at
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 PIXELS = 784

@@ -1,16 +1,19 @@
-"""One pass over the training images: what its steps are taken with, and taking them, on CUDA as one graph a step."""
+"""One pass over images: what its steps are taken with, taking them, on CUDA as one graph a step, and validation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data import Split
 from pipeline.runtime import generator
 from pipeline.step import Step
 
 _MASKS = 1024
+_VALIDATION_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ def draw_batches(
     draws = generator(seed, "masks", epoch)
     masks = (torch.rand(_MASKS, input_dim, generator=draws) >= input_dropout).float().div_(1 - input_dropout)
     return Batches(order, masks, torch.randint(_MASKS, order.shape, generator=draws), noise)
+
+
+def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float:
+    """Return the step size of a step, from 0, out of ``total``: ``constant``, or ``cosine`` from ``peak`` to zero."""
+    return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
 
 
 def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
@@ -117,3 +125,16 @@ class GraphedEpoch:
         rows, mask_rows, eps, rate = (each.index_select(0, self.next)[0] for each in (order, mask_order, noise, rates))
         self.step(self.images.index_select(0, rows), masks.index_select(0, mask_rows), eps, beta, rate)
         self.next += 1
+
+
+@torch.no_grad()
+def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Any]:
+    """Return the model's objective at beta = 1 over all ``images`` (uint8 ``[N, D]``) with the given noise.
+
+    Each term is a mean over the images in nats, one per dimension a list of such means.
+    """
+    totals: dict[str, Tensor] = {}
+    for x, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
+        for name, value in model.objective(x.float() / 255, eps).items():  # type: ignore[operator]
+            totals[name] = totals.get(name, 0) + value.cpu().double() * len(x)  # MPS has no float64
+    return {name: (total / len(images)).tolist() for name, total in totals.items()}

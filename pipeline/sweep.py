@@ -23,7 +23,7 @@ from pipeline import runs, runtime, tracking
 from pipeline.checkpoint import source_sha256
 from pipeline.command import one_line
 from pipeline.data import Dataset, Split, holdout, load_dataset
-from pipeline.epoch import draw_batches, resident
+from pipeline.epoch import draw_batches, learning_rate_at, resident, validate
 from pipeline.errors import DivergedError, ParamsError
 from pipeline.examination import examine
 from pipeline.experiment import build, reads
@@ -34,7 +34,6 @@ from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import Params, load_params
 from pipeline.runtime import Runtime, generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import learning_rate_at, validate
 from pipeline.weights import Trained, save_weights
 
 NAME = "vae"

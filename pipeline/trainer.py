@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.data import Split
-from pipeline.epoch import GraphedEpoch, draw_batches, resident, run_epoch
+from pipeline.epoch import GraphedEpoch, draw_batches, learning_rate_at, resident, run_epoch, validate
 from pipeline.errors import DivergedError
 from pipeline.history import flatten
 from pipeline.runtime import Runtime, generator
 from pipeline.step import AutogradStep, ExplicitStep, FlatAdam, Step
-
-_VALIDATION_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,6 @@ class Epoch:
     is_last: bool
     """Whether training ends with it."""
     state: State
-
-
-def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float:
-    """Return the step size of a step, from 0, out of ``total``: ``constant``, or ``cosine`` from ``peak`` to zero."""
-    return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
-
-
-@torch.no_grad()
-def validate(model: nn.Module, images: Tensor, noise: Tensor) -> dict[str, Any]:
-    """Return the means of the model's objective at beta = 1 over ``images`` (uint8 ``[N, D]``) with the given noise."""
-    totals: dict[str, Tensor] = {}
-    for x, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
-        for name, value in model.objective(x.float() / 255, eps).items():  # type: ignore[operator]
-            totals[name] = totals.get(name, 0) + value.cpu().double() * len(x)  # MPS has no float64
-    return {name: (total / len(images)).tolist() for name, total in totals.items()}
 
 
 def fit(

@@ -13,9 +13,9 @@ from pipeline import runtime  # before torch is loaded: it sets how long OpenMP'
 import torch
 
 from pipeline.data import Split
-from pipeline.epoch import resident
+from pipeline.epoch import resident, validate
 from pipeline.models import MODELS
-from pipeline.trainer import fit, validate
+from pipeline.trainer import fit
 
 torch.manual_seed(0)
 train, test = (Split(part, np.zeros(len(part), np.int64)) for part in (images("train"), images("test")))
