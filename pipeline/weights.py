@@ -39,7 +39,8 @@ class Trained:
 def save_weights(path: str | Path, trained: Trained) -> None:
     """Write the weights and what is needed to build the model around them; equal weights give equal bytes."""
     arrays = {name: tensor.numpy(force=True) for name, tensor in trained.model.state_dict().items()}
-    header = {"model": trained.name, "config": trained.model.config, "dataset": trained.dataset}
+    decoder = [type(layer).__name__ for layer in trained.model.decoder]  # what decodes without torch must know
+    header = {"model": trained.name, "config": trained.model.config, "decoder": decoder, "dataset": trained.dataset}
     save_arrays(path, arrays, header | {"image_shape": list(trained.image_shape), "beta": trained.beta})
 
 

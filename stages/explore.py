@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from pipeline import tracking
 from pipeline.data import load_dataset
@@ -14,14 +13,13 @@ from pipeline.explorer import Explored, explorer, layers
 from pipeline.files import md5, write
 from pipeline.laboratory import load_laboratory
 from pipeline.results import load_results
-from pipeline.weights import load_weights
 from stages import run
 
 
 def explored(name: str, results: Path, models: Path, laboratory: Path) -> Explored:
     """Return a model by its name in the three folders; the laboratory's file may be absent."""
     found, weights, extra = (folder / f"{name}.safetensors" for folder in (results, models, laboratory))
-    result, decoder = load_results(found), layers(load_weights(weights).model.decoder)
+    result, decoder = load_results(found), layers(weights)
     if md5(weights) != result.weights_md5:
         raise IntegrityError(f"{found}: of other weights than {weights}; run `dvc repro` to evaluate these")
     return Explored(result, decoder, load_laboratory(extra) if extra.exists() else None)
@@ -29,6 +27,10 @@ def explored(name: str, results: Path, models: Path, laboratory: Path) -> Explor
 
 def swept(shown: dict[str, Explored], sweep: Path, data: Path) -> list[list[Explored]]:
     """Return each model with those in the folder ``sweep`` that differ from it in beta, at their codes of the test images."""
+    import torch  # a second, and only a sweep has new codes to find
+
+    from pipeline.weights import load_weights
+
     dataset = load_dataset(data)
     cards = {name: {one.results.beta: one} for name, one in shown.items()}
     for path in sorted(sweep.glob("*.safetensors")):
@@ -41,7 +43,7 @@ def swept(shown: dict[str, Explored], sweep: Path, data: Path) -> list[list[Expl
             raise IntegrityError(f"{path}, {data}: another data set than the results'; a sweep is shown on the same images")
         with torch.no_grad():
             codes = trained.model.embed(torch.from_numpy(dataset.test.pixels)).numpy()
-        card[trained.beta] = Explored(replace(results, codes=codes, beta=trained.beta), layers(trained.model.decoder))
+        card[trained.beta] = Explored(replace(results, codes=codes, beta=trained.beta), layers(path))
     return [list(card.values()) for card in cards.values()]
 
 

@@ -23,7 +23,7 @@ from pipeline import tracking
 from pipeline.data import Dataset, Split, save_dataset
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.explorer import MAX_BYTES, Explored, explorer, extent, layers, plane
-from pipeline.files import md5
+from pipeline.files import md5, save_arrays
 from pipeline.laboratory import Laboratory, save_laboratory
 from pipeline.models import MODELS
 from pipeline.results import Results, save_results
@@ -58,8 +58,13 @@ def results(name, dim, beta, weights_md5=""):
     return Results("digits", name, beta, codes, LABELS, codes * 0, inputs, *[nothing] * 6, weights_md5)
 
 
+def decoder(name, dim, hidden):
+    linear = [layer for layer in model(name, dim, hidden).decoder if isinstance(layer, torch.nn.Linear)]
+    return [(layer.weight.numpy(force=True), layer.bias.numpy(force=True)) for layer in linear]
+
+
 def cards(dim, hidden=(32, 16)):
-    return [[Explored(results(n, dim, b), layers(model(n, dim, hidden).decoder))] for n, b in (("ae", None), ("vae", 4.0))]
+    return [[Explored(results(n, dim, b), decoder(n, dim, hidden))] for n, b in (("ae", None), ("vae", 4.0))]
 
 
 def workspace(folder, dim, hidden=(32, 16)):
@@ -129,14 +134,20 @@ def test_precision_gives_way_to_the_number_of_models_and_then_the_number_is_refu
         explorer([models])
 
 
-def test_what_cannot_be_shown_is_refused():
+def test_what_cannot_be_shown_is_refused(tmp_path):
     _, (vae,) = cards(2)
     with pytest.raises(IntegrityError, match="no results"):
         explorer([])
     with pytest.raises(IntegrityError, match="of different shapes"):
         explorer([[replace(vae, layers=vae.layers[1:])]])
-    with pytest.raises(IntegrityError, match="linear layers"):
-        layers(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 4)))
+    other = model("vae", 2)
+    other.decoder[1] = torch.nn.Tanh()
+    save_weights(tmp_path / "tanh.safetensors", Trained(other, "vae", "digits", SHAPE, 1.0))
+    with pytest.raises(IntegrityError, match=r"tanh\.safetensors: .*linear layers.*Tanh"):
+        layers(tmp_path / "tanh.safetensors")
+    save_arrays(tmp_path / "old.safetensors", {}, {"model": "vae"})
+    with pytest.raises(IntegrityError, match=r"old\.safetensors: .*unknown"):
+        layers(tmp_path / "old.safetensors")
 
 
 class Logged(tracking.Run):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.figures.latent import class_name, spread_out
 from pipeline.figures.style import CLASS_COLORS, Page, label
+from pipeline.files import load_arrays
 from pipeline.laboratory import Laboratory
 from pipeline.results import Results
 
@@ -39,17 +39,17 @@ class Explored:
     laboratory: Laboratory | None = None
 
 
-def layers(decoder: nn.Sequential) -> list[Layer]:
-    """Return weight ``[out, in]`` and bias ``[out]`` of each linear layer. Raises IntegrityError for any other kind of decoder.
+def layers(weights: Path) -> list[Layer]:
+    """Return weight ``[out, in]`` and bias ``[out]`` of each linear layer of the decoder in a file of weights, without torch.
 
-    >>> [weight.shape for weight, _ in layers(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 64)))]
-    [(8, 2), (64, 8)]
+    Raises IntegrityError naming the file when it is missing, damaged, or of another kind of decoder.
     """
-    linear = [module for module in decoder if isinstance(module, nn.Linear)]
-    pattern = [nn.ReLU if index % 2 else nn.Linear for index in range(2 * len(linear) - 1)]
-    if [type(module) for module in decoder] != pattern:
-        raise IntegrityError("the explorer decodes linear layers with a ReLU between each two, and this decoder has others")
-    return [(module.weight.numpy(force=True), module.bias.numpy(force=True)) for module in linear]
+    arrays, header = load_arrays(weights)
+    kinds = header.get("decoder", [])
+    if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
+        found = ", ".join(kinds) or "unknown; run `dvc repro`"
+        raise IntegrityError(f"{weights}: the explorer decodes linear layers with a ReLU between each two; these are {found}")
+    return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
 
 
 class _Blob:
