@@ -15,6 +15,8 @@ from pipeline.errors import ParamsError
 # some CPUs compute ten times slower. A thread inherits this mode from the one that starts it, so it is set before any other.
 torch.set_flush_denormal(True)
 
+_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -27,14 +29,14 @@ class Runtime:
 
     @property
     def keeps_float32(self) -> bool:
-        """Whether tensors stay float32 in :meth:`autocast`; on a CPU they do, as a product rounds only what it reads."""
-        return self.precision == "float32" or self.device.type == "cpu"
+        """Whether tensors stay float32 in :meth:`autocast`; on a CPU with AMX they do, as a product rounds only what it reads."""
+        return self.precision == "float32" or (self.device.type == "cpu" and _AMX)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products run in bfloat16, or one that does nothing."""
         if self.precision == "float32":
             return nullcontext()
-        if self.device.type == "cpu":
+        if self.keeps_float32:
             return _rounded_products()
         # Each weight is used once a step, and a cached copy would be read for ever by a CUDA graph.
         return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
@@ -51,7 +53,7 @@ class Runtime:
 
 @contextmanager
 def _rounded_products() -> Iterator[None]:
-    """Let oneDNN multiply float32 matrices as bfloat16 and add up in float32; a CPU without such products does it exactly."""
+    """Let oneDNN multiply float32 matrices as bfloat16 and add up in float32, which without AMX it would not."""
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
