@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 from pipeline import runtime
 from pipeline.data import holdout, load_dataset
-from pipeline.epoch import resident
+from pipeline.epoch import resident, validate
 from pipeline.experiment import build
 from pipeline.models.vae import VAE
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
 from pipeline.params import load_params
 from pipeline.runtime import generator
 from pipeline.step import FlatAdam
-from pipeline.trainer import fit, validate
+from pipeline.trainer import fit
 
 
 class DrawnVAE(VAE):
@@ -122,7 +122,7 @@ RECIPES = {
     "no KL warm-up": Recipe({"warmup_epochs": 0}),
     "KL warm-up over 10 epochs": Recipe({"warmup_epochs": 10}),
     "no input dropout": Recipe({"input_dropout": 0.0}),
-    "input dropout 0.2": Recipe({"input_dropout": 0.2}),
+    "input dropout 0.1": Recipe({"input_dropout": 0.1}),
     "input dropout 0.3": Recipe({"input_dropout": 0.3}),
     "decoder's first layer as slow as the others": Recipe({"latent_lr_scale": 1.0}),
     "decoder's first layer 4 times as fast": Recipe({"latent_lr_scale": 4.0}),
