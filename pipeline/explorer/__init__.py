@@ -47,7 +47,7 @@ def layers(weights: Path) -> list[Layer]:
     arrays, header = load_arrays(weights)
     kinds = header.get("decoder", [])
     if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
-        found = ", ".join(kinds) or "unknown; run `dvc repro`"
+        found = ", ".join(kinds) or "unknown; train the model again"
         raise IntegrityError(f"{weights}: the explorer decodes linear layers with a ReLU between each two; these are {found}")
     return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
 
