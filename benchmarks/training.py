@@ -80,7 +80,7 @@ def floors(rounds: int = 9, steps: int = 50, batch: int = 128) -> dict[str, list
         model = MODELS["vae"]()
         step = ExplicitStep(model, FlatAdam(model), batch, rt)
         images = torch.randint(0, 256, (20_000, 784), dtype=torch.uint8)
-        batches = draw_batches(0, 1, len(images), batch, 784, 2, input_dropout=0.1)
+        batches = draw_batches(0, 1, len(images), batch, 784, 2, input_dropout=0.2)
         products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for layer in (*step.encoder, *step.decoder):
             products += [(layer.x, layer.weight_t, layer.out), (layer.delta_t, layer.x, layer.weight_grad)]

@@ -134,6 +134,14 @@ def test_precision_gives_way_to_the_number_of_models_and_then_the_number_is_refu
         explorer([models])
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_the_decoders_in_order(name, tmp_path):
+    save_weights(tmp_path / "x.safetensors", Trained(model(name, 3, (16, 16)), name, "digits", SHAPE, None))
+    for read, expected in zip(layers(tmp_path / "x.safetensors"), decoder(name, 3, (16, 16)), strict=True):
+        for one, other in zip(read, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path):
     _, (vae,) = cards(2)
     with pytest.raises(IntegrityError, match="no results"):
