@@ -98,8 +98,13 @@ def test_borders(path: str) -> None:
         assert not any(name.startswith("stages.") for name in names if name != "stages.run")
 
 
+@pytest.mark.parametrize("start", ["stages/download.py", "stages/figures.py"])
+def test_torch_stays_out_of_stages_that_do_not_need_it(start: str) -> None:
+    assert not {"torch", "torchvision"} & {name.split(".")[0] for path in closure(start) for name in imports(ROOT / path)}
+
+
 @pytest.mark.parametrize("name", ["validate", "download", "figures", "claims", "laboratory", "explore"])
-def test_torch_stays_out_of_stages_that_do_not_need_it(name: str) -> None:
+def test_torch_is_not_loaded_with_stages_that_seldom_or_never_need_it(name: str) -> None:
     found = f"import sys, stages.{name}; print([m for m in ('torch', 'torchvision', 'sklearn') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", found], cwd=ROOT, text=True).strip() == "[]"
 

@@ -153,6 +153,9 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     save_weights(tmp_path / "tanh.safetensors", Trained(other, "vae", "digits", SHAPE, 1.0))
     with pytest.raises(IntegrityError, match=r"tanh\.safetensors: .*linear layers.*Tanh"):
         layers(tmp_path / "tanh.safetensors")
+    save_arrays(tmp_path / "plain.safetensors", {"decoder.0.weight": np.ones((4, 2))}, {"decoder": ["Linear"]})
+    with pytest.raises(IntegrityError, match=r"plain\.safetensors: .*with a bias.*decoder\.0\.bias"):
+        layers(tmp_path / "plain.safetensors")
     save_arrays(tmp_path / "old.safetensors", {}, {"model": "vae"})
     with pytest.raises(IntegrityError, match=r"old\.safetensors: .*unknown"):
         layers(tmp_path / "old.safetensors")

@@ -49,7 +49,10 @@ def layers(weights: Path) -> list[Layer]:
     if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
         found = ", ".join(kinds) or "unknown; train the model again"
         raise IntegrityError(f"{weights}: the explorer decodes linear layers with a ReLU between each two; these are {found}")
-    return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
+    try:
+        return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
+    except KeyError as error:
+        raise IntegrityError(f"{weights}: the explorer decodes linear layers with a bias; there is no {error}") from None
 
 
 class _Blob:
@@ -168,7 +171,7 @@ def explorer(cards: Sequence[Sequence[Explored]]) -> str:
         cards: one entry for each plane, side by side: the model shown first, and then those its beta slider also reaches.
 
     Raises:
-        IntegrityError: no models, models of different test images, or a decoder that is not a stack of linear layers.
+        IntegrityError: no models, models of different test images, or a decoder whose layers do not fit the results.
         ParamsError: too many or too large models for 8 MB.
     """
     for first, others in PRECISIONS:
