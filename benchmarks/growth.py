@@ -28,8 +28,9 @@ from pipeline.epoch import Batches, draw_batches, learning_rate_at, run_epoch
 from pipeline.figures.style import MODEL_COLORS, PENCIL, new_figure, png, styled
 from pipeline.files import write
 from pipeline.models.vae import VAE
+from pipeline.optimizer import Optimizer
 from pipeline.params import load_params
-from pipeline.step import ExplicitStep, FlatAdam
+from pipeline.step import ExplicitStep
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 PIXELS = 784
@@ -56,7 +57,7 @@ class Point:
         model = VAE(PIXELS, latent, hidden)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         with runtime.use("cpu", threads) as rt:
-            self.step = ExplicitStep(model, FlatAdam(model), batch, rt)
+            self.step = ExplicitStep(model, Optimizer(model), batch, rt)
         self.drawing: list[float] = []
         self.image: list[float] = []
 

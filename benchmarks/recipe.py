@@ -4,7 +4,7 @@ Each recipe is the default of params.yaml with the change that its name says. No
 for ``dvc repro``, once a recipe is chosen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -24,9 +24,9 @@ from pipeline.epoch import resident, validate
 from pipeline.experiment import build
 from pipeline.models.vae import VAE
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
+from pipeline.optimizer import Optimizer
 from pipeline.params import load_params
 from pipeline.runtime import generator
-from pipeline.step import FlatAdam
 from pipeline.trainer import fit
 
 
@@ -50,13 +50,13 @@ class DrawnVAE(VAE):
         return {"loss": recon + beta * kl, "recon": recon, "kl": kl}
 
 
-class AveragingAdam(FlatAdam):
+class AveragingAdam(Optimizer):
     """Adam that keeps an exponential moving average of the weights."""
 
     decay = 0.999
 
-    def __init__(self, model: nn.Module, scales: Mapping[str, float]) -> None:
-        super().__init__(model, scales)
+    def __init__(self, model: nn.Module, scales: Mapping[str, float], preconditioned: Collection[str]) -> None:
+        super().__init__(model, scales, preconditioned)
         self.average = self.weights.clone()
 
     def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
@@ -105,7 +105,7 @@ class Recipe:
     prepare: Callable[[nn.Module], None] = lambda model: None
     """What is done to the untrained model."""
     adam: dict[str, Any] = field(default_factory=dict)
-    """Keywords of :class:`pipeline.step.FlatAdam`."""
+    """Keywords of :class:`pipeline.optimizer.Optimizer`."""
     averages: bool = False
     """Whether an average of the weights is what counts."""
 
@@ -127,6 +127,7 @@ RECIPES = {
     "decoder's first layer as slow as the others": Recipe({"latent_lr_scale": 1.0}),
     "decoder's first layer 4 times as fast": Recipe({"latent_lr_scale": 4.0}),
     "decoder's first layer 64 times as fast": Recipe({"latent_lr_scale": 64.0}),
+    "no preconditioner": Recipe({"preconditioner": "none"}),
     "batches of 64": Recipe({"batch_size": 64}),
     "Adam's eps 1e-5": Recipe(adam={"eps": 1e-5}),
     "Adam's first beta 0.95": Recipe(adam={"betas": (0.95, 0.999)}),
@@ -143,18 +144,20 @@ def validation_loss(name: str, seed: int, data: Path) -> float:
     train, val = holdout(dataset.train, params.data.val_size, seed)
     options: dict[str, Any] = {"seed": seed, "patience": 0}
     options |= params.train.model_dump(include={"batch_size", "learning_rate", "schedule"})
-    options |= params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale"}) | recipe.options
-    made: list[FlatAdam] = []
+    of_model = {"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale", "preconditioner"}
+    options |= params.vae.model_dump(include=of_model) | recipe.options
+    made: list[Optimizer] = []
 
-    def optimizer(model: nn.Module, scales: Mapping[str, float]) -> FlatAdam:
-        made.append(AveragingAdam(model, scales) if recipe.averages else FlatAdam(model, scales, **recipe.adam))
+    def optimizer(model: nn.Module, scales: Mapping[str, float], preconditioned: Collection[str]) -> Optimizer:
+        kind = AveragingAdam if recipe.averages else Optimizer
+        made.append(kind(model, scales, preconditioned, **recipe.adam))
         return made[-1]
 
     with runtime.use("cpu", threads=1) as rt:
         model = build("vae", params.vae, train, seed)
         torch.manual_seed(seed)
         recipe.prepare(model)
-        losses = [epoch.metrics["val/loss"] for epoch in fit(model, train, val, **options, optimizer=optimizer, runtime=rt)]
+        losses = [epoch.metrics["val/loss"] for epoch in fit(model, train, val, **options, make_optimizer=optimizer, runtime=rt)]
         if isinstance(made[0], AveragingAdam):
             made[0].weights.copy_(made[0].average)
             noise = torch.randn(len(val), params.vae.latent_dim, generator=generator(seed, "validation"))

@@ -24,7 +24,8 @@ import torch
 from pipeline.data import load_dataset
 from pipeline.epoch import draw_batches, run_epoch
 from pipeline.models import MODELS
-from pipeline.step import ExplicitStep, FlatAdam
+from pipeline.optimizer import Optimizer
+from pipeline.step import ExplicitStep
 
 HERE = Path(__file__).parent
 BENCH = Path(".bench")
@@ -78,7 +79,7 @@ def floors(rounds: int = 9, steps: int = 50, batch: int = 128) -> dict[str, list
     """
     with runtime.use("cpu", 2) as rt:
         model = MODELS["vae"]()
-        step = ExplicitStep(model, FlatAdam(model), batch, rt)
+        step = ExplicitStep(model, Optimizer(model), batch, rt)
         images = torch.randint(0, 256, (20_000, 784), dtype=torch.uint8)
         batches = draw_batches(0, 1, len(images), batch, 784, 2, input_dropout=0.2)
         products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []

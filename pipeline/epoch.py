@@ -1,4 +1,4 @@
-"""One pass over images: what its steps are taken with, taking them, on CUDA as one graph a step, and validation."""
+"""One pass over images: what its steps are taken with and how long they are, taking them, and validation."""
 
 import math
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float
     return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
 
 
-def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
+def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float], taken: int = 0) -> None:
     """Take one step for each batch of an epoch.
 
     Args:
@@ -71,10 +71,13 @@ def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: 
         batches: what to take them with.
         beta: weight of the KL term.
         rates: the step sizes ``[steps]``.
+        taken: steps taken before.
     """
     step.totals.clear()
     for rows, mask_rows, noise, rate in zip(batches.order, batches.mask_order, batches.noise, rates, strict=True):
         step(images.index_select(0, rows), batches.masks.index_select(0, mask_rows), noise, beta, rate)
+        taken += 1
+        step.optimizer.adapt(taken)
 
 
 class GraphedEpoch:
@@ -91,7 +94,7 @@ class GraphedEpoch:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.next = torch.zeros(1, dtype=torch.int64, device=images.device)
 
-    def __call__(self, batches: Batches, beta: float, rates: Sequence[float]) -> None:
+    def __call__(self, batches: Batches, beta: float, rates: Sequence[float], taken: int = 0) -> None:
         """Take one step for each batch; the arguments are those of :func:`run_epoch`, ``batches`` on any device."""
         device = self.images.device
         given = [*vars(batches).values(), torch.tensor(beta), torch.tensor(rates)]
@@ -101,7 +104,7 @@ class GraphedEpoch:
         self.next.zero_()
         for total in self.step.totals.values():
             total.zero_()
-        for _ in rates:
+        for number in range(taken + 1, taken + 1 + len(rates)):
             if device.type != "cuda":
                 self._take()
             elif self.graph:
@@ -119,6 +122,7 @@ class GraphedEpoch:
                     self._take()
                 self.graph = graph
                 graph.replay()  # capturing takes no step
+            self.step.optimizer.adapt(number)
 
     def _take(self) -> None:
         order, masks, mask_order, noise, beta, rates = self.inputs

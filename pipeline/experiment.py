@@ -152,6 +152,7 @@ def _train(
         warmup_epochs=getattr(section, "warmup_epochs", 0),
         input_dropout=section.input_dropout,
         latent_lr_scale=section.latent_lr_scale,
+        preconditioner=section.preconditioner,
         runtime=rt,
         resume=resume,
     )

@@ -71,6 +71,8 @@ class ModelParams(Section):
     """Fraction of the pixels hidden from the encoder in training (Amortized Inference Regularization, 1805.08913)."""
     latent_lr_scale: Annotated[float, Field(gt=0, le=1e9)]
     """Times ``train.learning_rate``: how the decoder's first layer learns, which is slow with few inputs."""
+    preconditioner: Literal["none", "shampoo"]
+    """What the steps of the matrices between hidden layers are preconditioned with (Shampoo, 1802.09568); none: Adam."""
 
 
 class VAEParams(ModelParams):

@@ -1,84 +1,13 @@
 """One optimisation step: through autograd, the reference, and with the gradient of a multilayer perceptron written out."""
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.optimizer import Optimizer
 from pipeline.runtime import Runtime
-
-
-class FlatAdam:
-    """A model's parameters and gradients as two flat buffers, stepped by one fused Adam call instead of one per tensor.
-
-    ``exp_avg`` and ``exp_avg_sq`` are the moments, ``count`` the steps taken, all on the model's device.
-
-    Args:
-        model: its parameters become views of the buffer ``weights``.
-        scales: what the step size is multiplied by for the parameters of these names, which splits the call; 1 for all others.
-        betas, eps: Adam's other numbers.
-
-    Raises ValueError when the model has no parameter of such a name.
-
-    Reference: Adam: A Method for Stochastic Optimization, 1412.6980.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        scales: Mapping[str, float] | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        parameters, scales = dict(model.named_parameters()), scales or {}
-        if unknown := scales.keys() - parameters.keys():
-            raise ValueError(f"the model has no parameters {', '.join(sorted(unknown))}")
-        self.betas, self.eps = betas, eps
-        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
-        self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.weights) for _ in range(3))
-        self.count = torch.zeros((), device=self.weights.device)
-        # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
-        # and nobody has to wait for the device to find out.
-        self.bad = torch.zeros((), device=self.weights.device)
-        views: list[tuple[float, slice]] = []  # neighbours of one scale are stepped as one
-        offset = 0
-        for name, parameter in parameters.items():
-            view = slice(offset, offset + parameter.numel())
-            parameter.data = self.weights[view].view_as(parameter)
-            parameter.grad = self.gradient[view].view_as(parameter)
-            offset = view.stop
-            scale = scales.get(name, 1.0)
-            if views and views[-1][0] == scale:
-                view = slice(views.pop()[1].start, view.stop)
-            views.append((scale, view))
-        buffers = self.weights, self.gradient, self.exp_avg, self.exp_avg_sq
-        self.parts = [(scale, [buffer[view] for buffer in buffers]) for scale, view in views]
-
-    def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
-        """Apply the gradient, unless it or the loss is not finite."""
-        bad = torch.isfinite(loss + self.gradient.sum()).logical_not()
-        torch.logical_or(self.bad, bad, out=self.bad)
-        self.count += 1
-        for scale, (weights, gradient, exp_avg, exp_avg_sq) in self.parts:
-            # The kernel behind torch.optim.Adam(fused=True), whose Python costs 4% of a step on a CPU.
-            torch._fused_adam_(
-                [weights],
-                [gradient],
-                [exp_avg],
-                [exp_avg_sq],
-                [],
-                [self.count],
-                lr=learning_rate * scale,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=0.0,
-                eps=self.eps,
-                amsgrad=False,
-                maximize=False,
-                found_inf=self.bad,
-            )
 
 
 def _add(totals: dict[str, Tensor], **terms: Tensor) -> None:
@@ -90,7 +19,7 @@ class Step(Protocol):
     """What takes an optimisation step and adds up the terms of its objective."""
 
     totals: dict[str, Tensor]
-    optimizer: FlatAdam
+    optimizer: Optimizer
 
     def __call__(self, pixels: Tensor, mask: Tensor, noise: Tensor, beta: float | Tensor, learning_rate: float | Tensor) -> None:
         """Take a step.
@@ -107,7 +36,7 @@ class Step(Protocol):
 class AutogradStep:
     """The step as it is usually written: any model with an ``objective``, any precision."""
 
-    def __init__(self, model: nn.Module, optimizer: FlatAdam, batch_size: int, runtime: Runtime) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, batch_size: int, runtime: Runtime) -> None:
         self.model, self.optimizer, self.runtime = model, optimizer, runtime
         self.totals: dict[str, Tensor] = {}
 
@@ -173,7 +102,7 @@ class ExplicitStep:
     Equal to :class:`AutogradStep` up to rounding.
     """
 
-    def __init__(self, model: Any, optimizer: FlatAdam, batch_size: int, runtime: Runtime) -> None:
+    def __init__(self, model: Any, optimizer: Optimizer, batch_size: int, runtime: Runtime) -> None:
         self.optimizer, self.runtime, self.scale = optimizer, runtime, 1 / batch_size
         self.is_gaussian = model.noise_dim > 0
         input_dim = model.encoder[0].in_features

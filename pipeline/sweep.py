@@ -31,9 +31,9 @@ from pipeline.files import md5
 from pipeline.history import flatten, save_csv
 from pipeline.models.vae import VAE
 from pipeline.objectives import bernoulli_nll, gaussian_kl, reparameterise
+from pipeline.optimizer import Optimizer
 from pipeline.params import Params, load_params
 from pipeline.runtime import Runtime, generator
-from pipeline.step import FlatAdam
 from pipeline.weights import Trained, save_weights
 
 NAME = "vae"
@@ -149,6 +149,7 @@ def fit_together(
     warmup_epochs: int = 0,
     input_dropout: float = 0.0,
     latent_lr_scale: float = 1.0,
+    preconditioner: str = "none",
     runtime: Runtime | None = None,
 ) -> Iterator[list[Member]]:
     """Train all members as :func:`pipeline.trainer.fit` would each, yielding after each epoch those that still learnt.
@@ -156,7 +157,8 @@ def fit_together(
     Args:
         members: their models are trained in place.
         splits: training and validation images by seed, of equal sizes.
-        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs, input_dropout, latent_lr_scale: as for ``fit``.
+        epochs, batch_size, learning_rate, schedule, patience, warmup_epochs, input_dropout, latent_lr_scale,
+            preconditioner: as for ``fit``.
         runtime: where to compute; by default the CPU as it is.
 
     Raises:
@@ -167,7 +169,10 @@ def fit_together(
     row = torch.tensor([seeds.index(member.seed) for member in members], device=device)  # a member's row of the seeds' data
     betas = torch.tensor([member.beta for member in members], device=device)
     stack = Stack([member.model.to(device).train() for member in members])
-    optimizer = FlatAdam(stack, dict.fromkeys((f"weights.{stack.depth}", f"biases.{stack.depth}"), latent_lr_scale))
+    ends = 0, stack.depth - 1, stack.depth, len(stack.weights) - 1
+    hidden = [f"weights.{i}" for i in range(len(stack.weights)) if i not in ends] if preconditioner == "shampoo" else []
+    faster = f"weights.{stack.depth}", f"biases.{stack.depth}"
+    optimizer = Optimizer(stack, dict.fromkeys(faster, latent_lr_scale), hidden)
     stack.lend()
     images, held_out = ({seed: resident(splits[seed][part], device) for seed in seeds} for part in (0, 1))
     size, dim = len(images[seeds[0]]), members[0].model.latent_dim
@@ -199,6 +204,7 @@ def fit_together(
                     optimizer.gradient.zero_()
                     terms = stack.autograd(x, seen, eps, weight)
             optimizer.step(terms["loss"].sum(), rate)
+            optimizer.adapt((epoch - 1) * steps + i + 1)
             totals = {name: totals.get(name, 0) + value for name, value in terms.items()}
         if optimizer.bad.item():
             lost = [member.name for k, member in enumerate(members) if not totals["loss"][k].isfinite()]
@@ -243,7 +249,8 @@ def assemble(dataset: Dataset, params: Params, betas: Sequence[float], seeds: Se
 def options(params: Params) -> dict[str, object]:
     """Return the params by which a sweep trains, as keywords of :func:`fit_together`."""
     chosen = params.train.model_dump(include={"batch_size", "learning_rate", "schedule", "patience"})
-    return chosen | params.vae.model_dump(include={"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale"})
+    of_model = {"epochs", "warmup_epochs", "input_dropout", "latent_lr_scale", "preconditioner"}
+    return chosen | params.vae.model_dump(include=of_model)
 
 
 def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Path, judge: Path, out: Path) -> list[Path]:

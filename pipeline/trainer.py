@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from pipeline.data import Split
 from pipeline.epoch import GraphedEpoch, draw_batches, learning_rate_at, resident, run_epoch, validate
 from pipeline.errors import DivergedError
 from pipeline.history import flatten
+from pipeline.optimizer import Optimizer, hidden_weights
 from pipeline.runtime import Runtime, generator
-from pipeline.step import AutogradStep, ExplicitStep, FlatAdam, Step
+from pipeline.step import AutogradStep, ExplicitStep, Step
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def fit(
     warmup_epochs: int = 0,
     input_dropout: float = 0.0,
     latent_lr_scale: float = 1.0,
-    optimizer: Callable[[nn.Module, Mapping[str, float]], FlatAdam] = FlatAdam,
+    preconditioner: str = "none",
+    make_optimizer: Callable[[nn.Module, Mapping[str, float], Collection[str]], Optimizer] = Optimizer,
     runtime: Runtime | None = None,
     explicit: bool = True,
     resume: State | None = None,
@@ -88,7 +90,8 @@ def fit(
         latent_lr_scale: times the step size with which the decoder's first layer learns. Adam moves every weight alike, so a
             layer of two inputs, whose weights are large, follows slowly (see 2203.03466 for how widths and step sizes go
             together).
-        optimizer: makes the optimizer of a model, given scales of the step size.
+        preconditioner: ``shampoo`` steps the matrices between hidden layers by it, ``none`` by Adam like everything else.
+        make_optimizer: makes the optimizer of a model, given scales of the step size and names of preconditioned matrices.
         runtime: where to compute; by default the CPU as it is.
         explicit: take the written-out step where the model allows it; False: the reference through autograd.
         resume: the state to continue from.
@@ -106,20 +109,20 @@ def fit(
     steps = len(train) // batch_size
     val_noise = torch.randn(len(val), noise_dim, generator=generator(seed, "validation")).to(device)
     faster = ("decoder.0.weight", "decoder.0.bias") if latent_lr_scale != 1 else ()
-    adam = optimizer(model, dict.fromkeys(faster, latent_lr_scale))
+    hidden = hidden_weights(model) if preconditioner == "shampoo" else ()
+    optimizer = make_optimizer(model, dict.fromkeys(faster, latent_lr_scale), hidden)
     kind = ExplicitStep if explicit and ExplicitStep.applies_to(model, runtime) else AutogradStep
-    take_step: Step = kind(model, adam, batch_size, runtime)
+    take_step: Step = kind(model, optimizer, batch_size, runtime)
     graphed = GraphedEpoch(take_step, images) if device.type == "cuda" else None
-    best_weights = adam.weights.clone()
+    best_weights = optimizer.weights.clone()
     epoch, best_epoch, best_loss, waited = 0, 0, math.inf, 0
     if resume:
         epoch, best_epoch, best_loss, waited = (resume.header[key] for key in ("epoch", "best_epoch", "best_loss", "waited"))
         saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
-        adam.weights.copy_(saved["weights"])
         best_weights.copy_(saved["best_weights"])
-        adam.exp_avg.copy_(saved["exp_avg"])
-        adam.exp_avg_sq.copy_(saved["exp_avg_sq"])
-        adam.count.fill_(epoch * steps)
+        for name, tensor in optimizer.state.items():
+            tensor.copy_(saved[name])
+        optimizer.count.fill_(epoch * steps)
 
     while epoch < epochs and not (patience and waited >= patience):
         epoch += 1
@@ -129,12 +132,12 @@ def fit(
         first = (epoch - 1) * steps
         rates = [learning_rate_at(schedule, learning_rate, first + i, epochs * steps) for i in range(steps)]
         if graphed:
-            graphed(batches, weight, rates)
+            graphed(batches, weight, rates, first)
         else:
-            run_epoch(take_step, images, batches.to(device), weight, rates)
+            run_epoch(take_step, images, batches.to(device), weight, rates, first)
         metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
-        if adam.bad.item():
+        if optimizer.bad.item():
             raise DivergedError(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
                 f"Lower train.learning_rate ({learning_rate:g}) or beta ({beta:g})"
@@ -147,15 +150,10 @@ def fit(
             )
         if metrics["val/loss"] < best_loss and epoch >= warmup_epochs:
             best_epoch, best_loss, waited = epoch, metrics["val/loss"], 0
-            best_weights.copy_(adam.weights)
+            best_weights.copy_(optimizer.weights)
         elif epoch > warmup_epochs:
             waited += 1
-        tensors = {
-            "weights": adam.weights,
-            "best_weights": best_weights,
-            "exp_avg": adam.exp_avg,
-            "exp_avg_sq": adam.exp_avg_sq,
-        }
+        tensors = optimizer.state | {"best_weights": best_weights}
         state = State(
             {name: tensor.numpy(force=True) for name, tensor in tensors.items()},
             {"epoch": epoch, "best_epoch": best_epoch, "best_loss": best_loss, "waited": waited},
@@ -164,5 +162,5 @@ def fit(
         yield Epoch(epoch, metrics, seconds, steps * batch_size, is_last, state)
 
     with torch.no_grad():
-        adam.weights.copy_(best_weights)
+        optimizer.weights.copy_(best_weights)
     model.eval()

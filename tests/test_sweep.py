@@ -33,7 +33,8 @@ def changed(params: Params, **train: object) -> Params:
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"schedule": "constant"}, {"warmup_epochs": 3}, {"patience": 1, "learning_rate": 0.05, "epochs": 12}]
+    "change",
+    [{}, {"schedule": "constant"}, {"batch_size": 4}, {"warmup_epochs": 3}, {"patience": 1, "learning_rate": 0.05, "epochs": 12}],
 )
 def test_each_model_is_the_one_trained_alone(change: dict, params: Params, dataset: Dataset, rt: Runtime) -> None:
     params = changed(params, **change)
