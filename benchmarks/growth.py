@@ -1,8 +1,8 @@
 """How the time of training grows with images, width, latent size, batch and threads: ``python -m benchmarks.growth``.
 
-One of them is changed at a time, the others stay those of the VAE in params.yaml. What is trained on is noise in MNIST's
-format; what is in the images does not change how long a step takes. All points of an axis are measured once a round, so
-that a machine whose speed drifts treats them alike, each round with other batches.
+One of them is changed at a time, the others stay those of the VAE in params.yaml, with Adam for all of it. What is trained on
+is noise in MNIST's format; what is in the images does not change how long a step takes. All points of an axis are measured
+once a round, so that a machine whose speed drifts treats them alike, each round with other batches.
 """
 
 import os

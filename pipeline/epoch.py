@@ -62,7 +62,7 @@ def learning_rate_at(schedule: str, peak: float, step: int, total: int) -> float
     return peak if schedule == "constant" else 0.5 * peak * (1 + math.cos(math.pi * step / total))
 
 
-def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float], taken: int = 0) -> None:
+def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]) -> None:
     """Take one step for each batch of an epoch.
 
     Args:
@@ -71,21 +71,19 @@ def run_epoch(step: Step, images: Tensor, batches: Batches, beta: float, rates: 
         batches: what to take them with.
         beta: weight of the KL term.
         rates: the step sizes ``[steps]``.
-        taken: steps taken before.
     """
     step.totals.clear()
     for rows, mask_rows, noise, rate in zip(batches.order, batches.mask_order, batches.noise, rates, strict=True):
         step(images.index_select(0, rows), batches.masks.index_select(0, mask_rows), noise, beta, rate)
-        taken += 1
-        step.optimizer.adapt(taken)
+        step.optimizer.adapt()
 
 
 class GraphedEpoch:
     """:func:`run_epoch` for CUDA: a step, with the choice of its batch, is one graph, launched once a step.
 
     Launching some sixty kernels one by one takes the host longer than they run. Which step it is, the graph counts on the
-    device, so that an epoch has no input from the host but its first copies. On another device the same code runs without
-    a graph.
+    device, so that an epoch has no input from the host but its first copies. Between some of the launches stand the products by
+    which the optimizer adapts, for which nothing waits either. On another device the same code runs without a graph.
     """
 
     def __init__(self, step: Step, images: Tensor) -> None:
@@ -94,7 +92,7 @@ class GraphedEpoch:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.next = torch.zeros(1, dtype=torch.int64, device=images.device)
 
-    def __call__(self, batches: Batches, beta: float, rates: Sequence[float], taken: int = 0) -> None:
+    def __call__(self, batches: Batches, beta: float, rates: Sequence[float]) -> None:
         """Take one step for each batch; the arguments are those of :func:`run_epoch`, ``batches`` on any device."""
         device = self.images.device
         given = [*vars(batches).values(), torch.tensor(beta), torch.tensor(rates)]
@@ -104,7 +102,7 @@ class GraphedEpoch:
         self.next.zero_()
         for total in self.step.totals.values():
             total.zero_()
-        for number in range(taken + 1, taken + 1 + len(rates)):
+        for _ in rates:
             if device.type != "cuda":
                 self._take()
             elif self.graph:
@@ -122,7 +120,7 @@ class GraphedEpoch:
                     self._take()
                 self.graph = graph
                 graph.replay()  # capturing takes no step
-            self.step.optimizer.adapt(number)
+            self.step.optimizer.adapt()
 
     def _take(self) -> None:
         order, masks, mask_order, noise, beta, rates = self.inputs

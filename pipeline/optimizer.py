@@ -6,21 +6,25 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ParamsError
+
 # Of the preconditioned matrices. The length of a step is what Adam's has been found to be (2502.16982).
 _MOMENTUM, _RMS = 0.95, 0.2
-_OBSERVE_EVERY, _PRECONDITION_EVERY, _MEMORY = 10, 50, 100
+_OBSERVE_EVERY, _PRECONDITION_EVERY = 10, 50  # steps; the second a multiple of the first
+_MEMORY = 100  # observations
 _ITERATIONS = 10  # directions weaker than the strongest are amplified 1.5 ** 10 = 58 times, and no more
-_TINY = 1e-16  # norms below it count as this: a momentum that has faded away moves nothing
+_TINY = 1e-16  # norms below it count as this, so that nothing is divided by zero, or by what has almost faded away
 
 
 class _Preconditioned:
-    r"""A matrix ``[..., m, n]`` that steps along its momentum, preconditioned on its smaller side.
+    r"""A matrix ``[..., m, n]`` that steps along its momentum, preconditioned on its smaller side; here for m <= n.
 
-    .. math:: W \leftarrow W - 0.2\,\eta \sqrt{mn}\; U / \lVert U \rVert, \qquad U = C^{-1/2} M, \qquad C \propto E[G G^T]
+    .. math:: W \leftarrow W - 0.2\,\eta \sqrt{mn}\; U / \lVert U \rVert, \qquad U = C^{-1/2} (0.05\,G + 0.95\,M), \qquad
+              C \propto E[G G^T]
 
-    with the momentum M and C a moving average over every tenth gradient G, each scaled to unit length. Its root is renewed every
-    50 steps, for it costs more than the step. One side and the power are those of ASGO (2503.20762), the constant length is
-    Muon's (2502.16982), and both go back to Shampoo (1802.09568).
+    with Nesterov's momentum M, and C a moving average over every tenth gradient G, each scaled to unit length. Its root is
+    renewed every 50 steps, for it costs more than the step. One side and the power are those of ASGO (2503.20762), the constant
+    length and the momentum are Muon's (2502.16982), and all go back to Shampoo (1802.09568).
     """
 
     def __init__(self, weights: Tensor, gradient: Tensor, momentum: Tensor) -> None:
@@ -38,7 +42,8 @@ class _Preconditioned:
         ahead.lerp_(self.momentum, _MOMENTUM)
         update = self.root @ ahead if self.on_rows else ahead @ self.root
         norm = torch.linalg.matrix_norm(update, keepdim=True).clamp_min(_TINY)
-        self.weights.sub_(update.mul_(self.length * learning_rate * (1 - bad) / norm))
+        update.mul_(self.length * learning_rate * (1 - bad) / norm)
+        self.weights.sub_(update.nan_to_num_(0.0))  # nothing at all where the products of huge gradients overflow
 
     def observe(self, bad: Tensor, share: float) -> None:
         unit = self.gradient / torch.linalg.matrix_norm(self.gradient, keepdim=True).clamp_min(_TINY)
@@ -70,7 +75,9 @@ def inverse_root(matrix: Tensor) -> Tensor:
 
 
 def hidden_weights(model: nn.Module) -> list[str]:
-    """Return the names of the matrices between two hidden layers of a model's encoder or decoder.
+    """Return the names of the matrices between two hidden layers of a model's encoder or decoder, each a ``nn.Sequential``.
+
+    Raises ParamsError when the model has no such parts.
 
     >>> from pipeline.models.vae import VAE
     >>> hidden_weights(VAE(784, 2, [512, 256]))
@@ -78,19 +85,22 @@ def hidden_weights(model: nn.Module) -> list[str]:
     """
     names: list[str] = []
     for part in ("encoder", "decoder"):
-        layers = model.get_submodule(part).named_children()
-        names += [f"{part}.{index}.weight" for index, layer in layers if isinstance(layer, nn.Linear)][1:-1]
+        layers = getattr(model, part, None)
+        if not isinstance(layers, nn.Sequential):
+            raise ParamsError(f"preconditioner: shampoo is for models whose {part} is a nn.Sequential; use none")
+        names += [f"{part}.{index}.weight" for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)][1:-1]
     return names
 
 
 class Optimizer:
     """A model's parameters and gradients as flat buffers, stepped by one fused Adam call instead of one per tensor.
 
-    ``exp_avg`` and ``exp_avg_sq`` are the moments, ``count`` the steps taken, all on the model's device.
+    ``exp_avg`` and ``exp_avg_sq`` are the moments, ``count`` the steps taken, all on the model's device; ``taken`` is the same
+    number, known to the host.
 
     Args:
         model: its parameters become views of the buffer ``weights``.
-        scales: what the step size is multiplied by for the parameters of these names, which splits the call; 1 for all others.
+        scales: what Adam's step size is multiplied by for the parameters of these names, which splits the call; else 1.
         preconditioned: names of matrices that Shampoo steps instead (:class:`_Preconditioned`), at the same step size.
         betas, eps: Adam's other numbers.
 
@@ -113,7 +123,7 @@ class Optimizer:
         self.betas, self.eps = betas, eps
         self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
         self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.weights) for _ in range(3))
-        self.count = torch.zeros((), device=self.weights.device)
+        self.count, self.taken = torch.zeros((), device=self.weights.device), 0
         # The fused kernel leaves weights and moments alone where this is 1: nothing is stepped after a bad gradient,
         # and nobody has to wait for the device to find out.
         self.bad = torch.zeros((), device=self.weights.device)
@@ -137,11 +147,18 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """What the next steps depend on beside the gradient and the steps taken, by name; to continue, write into it."""
+        """What the next steps depend on beside the gradient and the steps taken, by name."""
         found = {"weights": self.weights, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
         for index, matrix in enumerate(self.matrices):
             found |= {f"covariance.{index}": matrix.covariance, f"root.{index}": matrix.root}
         return found
+
+    def resume(self, state: Mapping[str, Tensor], taken: int) -> None:
+        """Continue from a copy of :attr:`state` after so many steps."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+        self.count.fill_(taken)
+        self.taken = taken
 
     def step(self, loss: Tensor, learning_rate: float | Tensor) -> None:
         """Apply the gradient, unless it or the loss is not finite."""
@@ -169,16 +186,14 @@ class Optimizer:
         for matrix in self.matrices:
             matrix.step(self.bad, learning_rate)
 
-    def adapt(self, taken: int) -> None:
-        """Learn from the gradient that still lies there, now and then, what preconditions the steps to come.
+    def adapt(self) -> None:
+        """Learn from a step's gradient, now and then, what preconditions the steps to come; call it after each.
 
         Apart from :meth:`step`, which a CUDA graph repeats as it is.
-
-        Args:
-            taken: steps taken in all, the last one included.
         """
-        if taken % _OBSERVE_EVERY == 0:
+        self.taken += 1
+        if self.taken % _OBSERVE_EVERY == 0:
             for matrix in self.matrices:
-                matrix.observe(self.bad, max(1 / _MEMORY, _OBSERVE_EVERY / taken))
-                if taken % _PRECONDITION_EVERY == 0:
+                matrix.observe(self.bad, max(1 / _MEMORY, _OBSERVE_EVERY / self.taken))
+                if self.taken % _PRECONDITION_EVERY == 0:
                     matrix.precondition()

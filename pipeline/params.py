@@ -43,7 +43,7 @@ class TrainParams(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)]
     """Images per step."""
     learning_rate: Annotated[float, Field(gt=0, le=1e9)]
-    """Adam's step size at the start (Adam: A Method for Stochastic Optimization, 1412.6980)."""
+    """Step size at the start, Adam's (Adam: A Method for Stochastic Optimization, 1412.6980) and Shampoo's."""
     schedule: Literal["constant", "cosine"]
     """Step size over the whole training: constant, or a half cosine down to zero (SGDR, 1608.03983)."""
     patience: Annotated[int, Field(ge=0, le=100000)]
@@ -72,7 +72,8 @@ class ModelParams(Section):
     latent_lr_scale: Annotated[float, Field(gt=0, le=1e9)]
     """Times ``train.learning_rate``: how the decoder's first layer learns, which is slow with few inputs."""
     preconditioner: Literal["none", "shampoo"]
-    """What the steps of the matrices between hidden layers are preconditioned with (Shampoo, 1802.09568); none: Adam."""
+    """What steps the matrices between hidden layers: one-sided Shampoo (1802.09568), whose cost grows with the square of the
+    smaller side times the larger, or Adam like everything else (none)."""
 
 
 class VAEParams(ModelParams):

@@ -29,7 +29,7 @@ class Step(Protocol):
             mask: by what the encoder sees each pixel multiplied ``[B, D]``; the reconstruction's target is the image itself.
             noise: standard normal ``[B, noise_dim]``.
             beta: weight of the KL term.
-            learning_rate: Adam's step size.
+            learning_rate: the optimizer's step size.
         """
 
 

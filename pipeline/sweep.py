@@ -204,7 +204,7 @@ def fit_together(
                     optimizer.gradient.zero_()
                     terms = stack.autograd(x, seen, eps, weight)
             optimizer.step(terms["loss"].sum(), rate)
-            optimizer.adapt((epoch - 1) * steps + i + 1)
+            optimizer.adapt()
             totals = {name: totals.get(name, 0) + value for name, value in terms.items()}
         if optimizer.bad.item():
             lost = [member.name for k, member in enumerate(members) if not totals["loss"][k].isfinite()]

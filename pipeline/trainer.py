@@ -78,7 +78,7 @@ def fit(
         train, val: images to learn from and to choose the best epoch by.
         epochs: passes over the training images, at most.
         batch_size: images per step.
-        learning_rate: Adam's step size (1412.6980) at the start.
+        learning_rate: the step size at the start, Adam's (1412.6980) and the preconditioned matrices'.
         schedule: ``constant`` or ``cosine`` (to zero over all epochs, 1608.03983).
         patience: epochs without a lower validation loss before stopping; 0 never stops early.
         seed: of the permutations and the noise.
@@ -120,9 +120,7 @@ def fit(
         epoch, best_epoch, best_loss, waited = (resume.header[key] for key in ("epoch", "best_epoch", "best_loss", "waited"))
         saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
         best_weights.copy_(saved["best_weights"])
-        for name, tensor in optimizer.state.items():
-            tensor.copy_(saved[name])
-        optimizer.count.fill_(epoch * steps)
+        optimizer.resume(saved, epoch * steps)
 
     while epoch < epochs and not (patience and waited >= patience):
         epoch += 1
@@ -132,9 +130,9 @@ def fit(
         first = (epoch - 1) * steps
         rates = [learning_rate_at(schedule, learning_rate, first + i, epochs * steps) for i in range(steps)]
         if graphed:
-            graphed(batches, weight, rates, first)
+            graphed(batches, weight, rates)
         else:
-            run_epoch(take_step, images, batches.to(device), weight, rates, first)
+            run_epoch(take_step, images, batches.to(device), weight, rates)
         metrics = {f"train/{name}": total.item() / steps for name, total in take_step.totals.items()}
         seconds = time.perf_counter() - start
         if optimizer.bad.item():

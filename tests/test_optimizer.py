@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ParamsError
 from pipeline.models import MODELS
 from pipeline.optimizer import Optimizer, hidden_weights, inverse_root
 
@@ -18,12 +19,12 @@ class Matrix(nn.Module):
         self.weight = nn.Parameter(torch.zeros(shape))
 
 
-def take(optimizer: Optimizer, gradient: Tensor, taken: int, rate: float = 1.0) -> Tensor:
+def take(optimizer: Optimizer, gradient: Tensor, rate: float = 1.0, loss: float = 0.0) -> Tensor:
     """Return by how much a step with a gradient moves the weights."""
     before = optimizer.weights.clone()
     optimizer.gradient.copy_(gradient.flatten())
-    optimizer.step(torch.zeros(()), rate)
-    optimizer.adapt(taken)
+    optimizer.step(torch.tensor(loss), rate)
+    optimizer.adapt()
     return (optimizer.weights - before).view_as(gradient)
 
 
@@ -53,8 +54,8 @@ def test_what_is_too_small_for_a_root_is_amplified_to_a_bound() -> None:
 def test_nothing_is_no_reason_to_divide_by_zero() -> None:
     assert inverse_root(torch.zeros(4, 4)).isfinite().all()
     optimizer = Optimizer(Matrix(4, 6), preconditioned=["weight"])
-    for taken in range(1, 101):
-        assert not take(optimizer, torch.zeros(4, 6), taken).any()
+    for _ in range(100):
+        assert not take(optimizer, torch.zeros(4, 6)).any()
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (2, 6, 40)])
@@ -69,7 +70,7 @@ def test_directions_in_which_gradients_are_small_are_walked_as_far_as_the_others
         return mixing @ raw if small_side == -2 else raw @ mixing
 
     optimizer = Optimizer(Matrix(*shape), preconditioned=["weight"])
-    moved = [take(optimizer, gradient(), taken) for taken in range(1, 2001)]
+    moved = [take(optimizer, gradient()) for _ in range(2000)]
 
     def spread(moves: list[Tensor]) -> float:
         one_by_one = torch.stack([move if small_side == -2 else move.mT for move in moves])
@@ -84,17 +85,17 @@ def test_directions_in_which_gradients_are_small_are_walked_as_far_as_the_others
 def test_every_step_has_the_length_of_adams(scale: float) -> None:
     torch.manual_seed(0)
     optimizer = Optimizer(Matrix(2, 8, 12), preconditioned=["weight"])
-    for taken in range(1, 121):
-        move = take(optimizer, scale * torch.randn(2, 8, 12), taken, rate=0.01)
+    for _ in range(120):
+        move = take(optimizer, scale * torch.randn(2, 8, 12), rate=0.01)
         assert move.square().mean((1, 2)).sqrt() == pytest.approx(0.01 * 0.2, rel=1e-2)
 
 
 def test_a_momentum_that_fades_never_makes_a_longer_step() -> None:
     torch.manual_seed(0)
     optimizer = Optimizer(Matrix(8, 12), preconditioned=["weight"])
-    for taken in range(1, 1501):
-        gradient = torch.randn(8, 12) if taken < 10 else torch.zeros(8, 12)
-        move = take(optimizer, gradient, taken, rate=0.01)
+    for number in range(1500):
+        gradient = torch.randn(8, 12) if number < 10 else torch.zeros(8, 12)
+        move = take(optimizer, gradient, rate=0.01)
         assert move.square().mean().sqrt() < 0.01 * 0.2 * 1.01
     assert not move.any()
 
@@ -103,27 +104,68 @@ def test_a_step_goes_downhill() -> None:
     torch.manual_seed(0)
     optimizer, target = Optimizer(Matrix(8, 12), preconditioned=["weight"]), torch.randn(8, 12)
     distances = []
-    for taken in range(1, 401):
+    for number in range(400):
         distance = optimizer.weights.view(8, 12) - target
         distances.append(distance.square().mean().item())
-        take(optimizer, distance * torch.logspace(0, -2, 8)[:, None], taken, rate=0.1 * (1 - taken / 401))
+        take(optimizer, distance * torch.logspace(0, -2, 8)[:, None], rate=0.1 * (1 - number / 400))
     assert distances[-1] < 0.01 * distances[0]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(("loss", "bad"), [(0.0, math.nan), (0.0, math.inf), (math.nan, 1.0), (math.inf, 1.0)])
 @pytest.mark.parametrize("at", [7, 10, 50])
-def test_nothing_that_later_steps_depend_on_takes_up_a_gradient_that_is_not_finite(bad: float, at: int) -> None:
+def test_nothing_that_later_steps_depend_on_takes_up_numbers_that_are_not_finite(loss: float, bad: float, at: int) -> None:
     torch.manual_seed(0)
     optimizer = Optimizer(MODELS["vae"](64, 2, [16, 8]), preconditioned=["encoder.2.weight", "decoder.2.weight"])
-    for taken in range(1, at):
-        take(optimizer, torch.randn_like(optimizer.weights), taken)
+    for _ in range(1, at):
+        take(optimizer, torch.randn_like(optimizer.weights))
     before = {name: tensor.clone() for name, tensor in optimizer.state.items()}
     gradient = torch.randn_like(optimizer.weights)
     gradient[::100] = bad
-    take(optimizer, gradient, at)
+    take(optimizer, gradient, loss=loss)
     for name, tensor in optimizer.state.items():
         assert tensor.isfinite().all()
         assert torch.equal(tensor, before[name]) or (name.startswith("root") and at == 50)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
+def test_steps_are_those_of_the_equation(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    optimizer = Optimizer(Matrix(*shape), preconditioned=["weight"])
+    weights, momentum = torch.zeros(6, 40, dtype=torch.float64), torch.zeros(6, 40, dtype=torch.float64)
+    observed, root = [], torch.eye(6, dtype=torch.float64)
+    for number in range(1, 131):
+        gradient = torch.randn(shape) * torch.linspace(0.5, 2, 6).view((6, 1) if shape[0] == 6 else (6,))
+        take(optimizer, gradient, rate=0.01)
+        wide = (gradient if shape[0] == 6 else gradient.mT).double()
+        momentum = 0.95 * momentum + 0.05 * wide
+        update = root @ (0.95 * momentum + 0.05 * wide)
+        weights -= 0.01 * 0.2 * math.sqrt(6 * 40) * update / update.norm()
+        if number % 10 == 0:
+            observed.append(wide @ wide.mT / wide.square().sum())
+        if number % 50 == 0:
+            values, basis = torch.linalg.eigh(torch.stack(observed).mean(0))
+            root = basis @ torch.diag(values**-0.5) @ basis.mT
+    found = optimizer.weights.view(shape)
+    torch.testing.assert_close(found if shape[0] == 6 else found.mT, weights.float(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_covariance_forgets() -> None:
+    torch.manual_seed(0)
+    optimizer = Optimizer(Matrix(2, 3), preconditioned=["weight"])
+    first, second = torch.tensor([[1.0, 0, 0], [0, 0, 0]]), torch.tensor([[0, 0, 0], [0, 0, 1.0]])
+    for number in range(3000):
+        take(optimizer, first if number < 2000 else second)
+    # A hundred observations more, each of which takes a hundredth of what was known.
+    assert optimizer.state["covariance.0"].diagonal() == pytest.approx([0.99**100, 1 - 0.99**100], rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e18, 1e25, 1e30, 1e36])
+def test_huge_gradients_leave_finite_weights(scale: float) -> None:
+    torch.manual_seed(0)
+    optimizer = Optimizer(Matrix(8, 12), preconditioned=["weight"])
+    for _ in range(60):
+        move = take(optimizer, scale * torch.randn(8, 12), rate=0.01)
+        assert move.square().mean().sqrt() < 0.01 * 0.2 * 1.01
 
 
 @pytest.mark.parametrize(
@@ -133,6 +175,15 @@ def test_nothing_that_later_steps_depend_on_takes_up_a_gradient_that_is_not_fini
 @pytest.mark.parametrize("name", MODELS)
 def test_hidden_weights_touch_neither_pixels_nor_code(name: str, hidden_dims: list[int], expected: list[str]) -> None:
     assert hidden_weights(MODELS[name](64, 2, hidden_dims)) == expected
+
+
+@pytest.mark.parametrize("encoder", [nn.Linear(2, 2), nn.ModuleDict({"mu": nn.Linear(2, 2)}), None])
+def test_a_model_whose_hidden_layers_are_not_in_a_row_is_told_so(encoder: nn.Module | None) -> None:
+    model = Matrix(2, 2)
+    if encoder:
+        model.encoder = encoder
+    with pytest.raises(ParamsError, match=r"shampoo is for models whose encoder is a nn\.Sequential; use none"):
+        hidden_weights(model)
 
 
 def test_parameters_that_are_not_there_are_refused() -> None:
