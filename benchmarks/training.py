@@ -24,7 +24,7 @@ import torch
 from pipeline.data import load_dataset
 from pipeline.epoch import draw_batches, run_epoch
 from pipeline.models import MODELS
-from pipeline.optimizer import Optimizer
+from pipeline.optimizer import Optimizer, hidden_weights
 from pipeline.step import ExplicitStep
 
 HERE = Path(__file__).parent
@@ -73,13 +73,15 @@ def contend(name: str, epochs: int) -> dict[str, float]:
 
 
 def floors(rounds: int = 9, steps: int = 50, batch: int = 128) -> dict[str, list[float]]:
-    """Return, for each round, microseconds of a step, of its own matrix products and of as many operations at full speed.
+    """Return, for each round, microseconds of a step, of one with Shampoo, of its products and of as many at full speed.
 
     Full speed is what products of 2048 x 2048 matrices reach here, the practical peak of fused multiply-adds.
     """
     with runtime.use("cpu", 2) as rt:
         model = MODELS["vae"]()
         step = ExplicitStep(model, Optimizer(model), batch, rt)
+        other = MODELS["vae"]()
+        preconditioned = ExplicitStep(other, Optimizer(other, preconditioned=hidden_weights(other)), batch, rt)
         images = torch.randint(0, 256, (20_000, 784), dtype=torch.uint8)
         batches = draw_batches(0, 1, len(images), batch, 784, 2, input_dropout=0.2)
         products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -100,13 +102,15 @@ def floors(rounds: int = 9, steps: int = 50, batch: int = 128) -> dict[str, list
             for a, b, out in products:
                 torch.mm(a, b, out=out)
 
-        def epoch() -> None:
-            run_epoch(step, images, batches, 1.0, [1e-3] * len(batches.order))
+        def epoch(step: ExplicitStep) -> float:
+            rates = [1e-3] * len(batches.order)
+            return microseconds(lambda: run_epoch(step, images, batches, 1.0, rates), 1) / len(rates)
 
-        found: dict[str, list[float]] = {"step": [], "products": [], "peak": []}
+        found: dict[str, list[float]] = {"step": [], "preconditioned": [], "products": [], "peak": []}
         for _ in range(rounds + 1):
             found["products"].append(microseconds(multiply, steps))
-            found["step"].append(microseconds(epoch, 1) / len(batches.order))
+            found["step"].append(epoch(step))
+            found["preconditioned"].append(epoch(preconditioned))
             found["peak"].append(microseconds(lambda: square @ square, 2) * operations / (2 * 2048**3))
         return {name: times[1:] for name, times in found.items()}  # the first round warms up
 
@@ -148,7 +152,11 @@ def main(data: Path, epochs: int, rounds: int, only: tuple[str, ...]) -> None:
     found_floors = floors()
     step = statistics.median(found_floors["step"])
     click.echo(f"\nA step takes {step:,.0f} microseconds.")
-    for name, what in (("products", "its own matrix products"), ("peak", "as many operations at full speed")):
+    for name, what in (
+        ("preconditioned", "Shampoo between hidden layers as well"),
+        ("products", "its own matrix products"),
+        ("peak", "as many operations at full speed"),
+    ):
         fractions = sorted(floor / step for floor, step in zip(found_floors[name], found_floors["step"], strict=True))
         low, median, high = fractions[0], statistics.median(fractions), fractions[-1]
         click.echo(f"For {what} it would take {median:.2f} ({low:.2f} to {high:.2f}) of that.")
