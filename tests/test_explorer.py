@@ -221,7 +221,9 @@ class Open:
         driver.get(address or path.as_uri())
         if address:  # of a page that shows it in a frame
             driver.switch_to.frame(WebDriverWait(driver, 60).until(lambda d: d.find_element(By.TAG_NAME, "iframe")))
-        WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.body.dataset.ready"))
+        painted = "document.body.dataset.ready && performance.getEntriesByType('paint').length"  # before it, input may be dropped
+        WebDriverWait(driver, 60).until(lambda d: d.execute_script(f"return {painted}"))
+        driver.execute_script("addEventListener('pointermove', (event) => (window.pointer = event), true)")
         self.planes = driver.find_elements(By.CSS_SELECTOR, ".plane")
 
     def __call__(self, expression, *args):
@@ -244,7 +246,16 @@ class Open:
             np.testing.assert_allclose(np.array(drawn[::4]), 255 * (1 - expected), atol=0.51 + 255 * tolerance)
 
     def hover(self, card, x, y):
-        ActionChains(self.driver, 0).move_to_element_with_offset(self.planes[card], x, y).perform()
+        """Move the pointer until the page has seen it there: a busy browser may drop a move, or make one of its own."""
+        box = "const box = arguments[0].getBoundingClientRect(), {clientX, clientY} = window.pointer ?? {};"
+        away = "Math.hypot(clientX - box.x - box.width / 2 - arguments[1], clientY - box.y - box.height / 2 - arguments[2])"
+
+        def arrived(driver):
+            for beside in (3, 0):  # a move to where the pointer is already is none
+                ActionChains(driver, 0).move_to_element_with_offset(self.planes[card], x + beside, y).perform()
+            return driver.execute_script(f"{box} return {away} < 2", self.planes[card], x, y)
+
+        WebDriverWait(self.driver, 20).until(arrived)
 
     def slide(self, element, value):
         change = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
