@@ -1,5 +1,6 @@
 """The commands of dvc.yaml: each reads its options and params, calls the package and writes its declared outputs."""
 
+import atexit
 import ctypes
 import errno
 import gc
@@ -10,6 +11,11 @@ from typing import NoReturn
 import click
 
 from pipeline.errors import IntegrityError, PipelineError
+
+# What a stage imports lives as long as its process, and so does most of what it makes. Searching all of that for garbage, at
+# each generation while it is imported and once more on the way out, took a fifth of a small stage's CPU time.
+_THRESHOLDS = gc.get_threshold()
+gc.set_threshold(1_000_000)
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, TERMINATED = 5, 74, 128 + signal.SIGINT, 128 + signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
@@ -24,8 +30,9 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 def run(command: click.Command) -> NoReturn:
     """Run a click command as a stage: a user's mistake is one line on stderr and the exit code of its kind."""
     signal.signal(signal.SIGTERM, _terminate)
-    # What was imported lives as long as the process: unfrozen, it is searched for garbage on the way out, for half a second.
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
+    atexit.register(gc.freeze)
     if sys.platform == "linux":
         # A killed `dvc` would leave its stage running, and the next `dvc repro` would start a second one beside it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
