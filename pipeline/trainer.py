@@ -98,6 +98,8 @@ def fit(
 
     Raises:
         DivergedError: a loss or a gradient was not finite; no step was taken with it.
+        ParamsError: ``shampoo`` for a model whose encoder or decoder is not a ``nn.Sequential``.
+        ValueError: a ``latent_lr_scale`` for a model whose decoder does not begin with a linear layer.
     """
     runtime = runtime or Runtime(torch.device("cpu"))
     device = runtime.device
