@@ -88,18 +88,19 @@ def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> I
     # cuBLAS is only repeatable with a fixed workspace, and reads this when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen, reason = _choose(device)
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.allow_tf32
     deterministic: Any = torch.utils.deterministic
     filled = deterministic.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # use_deterministic_algorithms would tell torch's compiler, too, and import it for that: a second and a half.
+    torch.set_deterministic_debug_mode("error")
     deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written; 3% of a step
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     try:
         yield Runtime(chosen, threads, precision, reason)
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
         deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.allow_tf32 = before[2]
 

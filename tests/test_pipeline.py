@@ -128,6 +128,19 @@ def test_again_nothing_runs(project: Path) -> None:
     assert call(project, "git", "status", "--porcelain").stdout == ""
 
 
+def test_training_and_measuring_do_not_load_torchs_compiler(project: Path, tmp_path: Path) -> None:
+    """It takes longer to import than torch itself, and calls that look harmless load it."""
+    code = (
+        "import sys\n"
+        "from stages import evaluate, train\n"
+        "train.main(['vae', '--out', sys.argv[1], '--metrics', sys.argv[1]], standalone_mode=False)\n"
+        "evaluate.main(['vae'], standalone_mode=False)\n"
+        "print({'torch._dynamo', 'sympy'} & sys.modules.keys())"
+    )
+    store = f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db"
+    assert call(project, "env", store, "python", "-c", code, str(tmp_path)).stdout.endswith("set()\n")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [("beta=abc", "beta: 'abc' is not allowed"), ("beta=-4", "beta: -4 is not allowed"), ("+typo=1", "typo: unknown key")],

@@ -1,11 +1,8 @@
 """How the decoder stretches the latent space: the volume its Jacobian gives to a unit cube."""
 
-import warnings
-
 import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd import forward_ad
+from torch import Tensor, autograd
 
 from pipeline.evaluation.pictures import grid
 from pipeline.evaluation.subject import Findings, Subject
@@ -16,14 +13,13 @@ MAP_CODES = 1000  # test images shown on a map
 SMALLEST = -100.0  # what a singular Jacobian counts as: e^-100 times the volume
 
 
-@torch.no_grad()
 def log_volume(subject: Subject, z: np.ndarray) -> np.ndarray:
     r"""Return the logarithm of the factor by which the decoder g enlarges a small volume around each point.
 
     .. math:: \tfrac12 \log \det J^T J, \quad J = \partial g / \partial z, \quad g(z) = \mathrm{sigmoid}(l(z))
 
-    The columns of J are d products of forward-mode differentiation. Rotating the latent space leaves it as it is,
-    stretching it by s subtracts d log s, so only differences between points compare across models.
+    Rotating the latent space leaves it as it is, stretching it by s subtracts d log s, so only differences between points
+    compare across models.
     Reference: Latent Space Oddity, 1710.11379.
 
     Args:
@@ -34,19 +30,23 @@ def log_volume(subject: Subject, z: np.ndarray) -> np.ndarray:
         Float64 ``[...]``, at least -100, where the decoder is flat.
     """
 
-    def derivative(points: Tensor, direction: Tensor) -> Tensor:
-        with warnings.catch_warnings(), forward_ad.dual_level():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own: its first dual tensor loads torch.jit.script
-            dual = forward_ad.make_dual(points, direction.expand_as(points).contiguous())
-            return forward_ad.unpack_dual(torch.sigmoid(subject.model.decode(dual))).tangent
+    def jacobian(points: Tensor) -> Tensor:
+        """Return J ``[N, D, d]``, whose columns are the derivatives of J^T u along the directions of u.
+
+        Forward mode, the direct way to them, loads torch's compiler for a second; gradients of anything but a sum load a part.
+        """
+        points = points.requires_grad_()
+        pixels = torch.sigmoid(subject.model.decode(points))
+        u = torch.zeros_like(pixels, requires_grad=True)
+        (product,) = autograd.grad((pixels * u).sum(), points, create_graph=True)
+        columns = [autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
+        return torch.stack(columns, dim=-1)
 
     flat = torch.as_tensor(z, dtype=torch.float32).reshape(-1, z.shape[-1])
     values = []
     for part in flat.split(500):
-        points = part.to(subject.device)
-        directions = torch.eye(points.shape[1], device=points.device)
-        jacobian = torch.stack([derivative(points, direction) for direction in directions], dim=-1).double()
-        values.append(0.5 * torch.linalg.slogdet(jacobian.mT @ jacobian).logabsdet)
+        stretch = jacobian(part.to(subject.device)).double()
+        values.append(0.5 * torch.linalg.slogdet(stretch.mT @ stretch).logabsdet)
     return torch.cat(values).clamp(min=SMALLEST).cpu().numpy().reshape(z.shape[:-1])
 
 
