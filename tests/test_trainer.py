@@ -265,6 +265,16 @@ def test_dropout_hides_other_pixels_of_each_image_in_each_step_and_keeps_sums_an
     assert len(masks.unique(dim=0)) > 0.85 * len(masks), "each image of each step has one of 1,024 masks, anew each epoch"
 
 
+def test_a_runtime_insists_on_repeatable_algorithms_and_puts_everything_back() -> None:
+    with runtime.use("cpu", threads=3):
+        assert torch.get_deterministic_debug_mode() == 2, "an operation that is not raises an error"
+        assert torch.are_deterministic_algorithms_enabled()
+        with runtime.use("cpu", threads=1):
+            torch.set_deterministic_debug_mode("default")
+        assert torch.get_deterministic_debug_mode() == 2
+        assert torch.get_num_threads() == 3
+
+
 def test_numbers_too_small_for_float32_are_zero_on_every_thread() -> None:
     with runtime.use("cpu", threads=2):
         product = torch.full((1_000_000,), 1e-30) * 1e-10
