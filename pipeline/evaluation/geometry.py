@@ -13,6 +13,7 @@ MAP_CODES = 1000  # test images shown on a map
 SMALLEST = -100.0  # what a singular Jacobian counts as: e^-100 times the volume
 
 
+@torch.enable_grad()
 def log_volume(subject: Subject, z: np.ndarray) -> np.ndarray:
     r"""Return the logarithm of the factor by which the decoder g enlarges a small volume around each point.
 
