@@ -1,5 +1,6 @@
 """What the metrics must satisfy, on models whose answers are known."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipeline.errors import IntegrityError
 from pipeline.evaluation import METRICS, PROFILES, SAMPLERS, Budget, Subject, pictures
 from pipeline.evaluation.bounds import NUM_WEIGHTS, aggregate_kl, binarise, bounds, exact, importance
 from pipeline.evaluation.distances import kid, nearest, prdc
-from pipeline.evaluation.geometry import geometry
+from pipeline.evaluation.geometry import geometry, log_volume
 from pipeline.evaluation.holes import holes, hull, log_density
 from pipeline.evaluation.latent import gaussian_fit_kl, latent, mmd
 from pipeline.evaluation.likelihood import grey_floor, likelihood, terms
@@ -232,6 +233,24 @@ class TestInvariance:
         for measure in ("hull", "matched"):
             differences = np.array(list(a[measure].values())) - list(b[measure].values())
             assert np.abs(differences).max() < 4 * np.sqrt(2 * 0.25 / SMALL.samples)
+
+
+class TestGeometry:
+    @pytest.mark.parametrize("dim", [1, 2, 5])
+    @pytest.mark.parametrize("name", MODELS)
+    def test_volumes_are_those_of_differences(self, name, dim, train, test):
+        model = build(name, 64, dim, [128, 64], seed=3)  # so wide that no Jacobian is nearly singular
+        z = np.random.default_rng(0).normal(0, 2, (601, dim)).astype(np.float32)
+        with torch.no_grad():
+            found = log_volume(Subject(model, train, test, beta=None, budget=SMALL), z)
+            exact, points, h = deepcopy(model).double(), torch.from_numpy(z).double(), 1e-6
+            columns = [
+                (torch.sigmoid(exact.decode(points + step)) - torch.sigmoid(exact.decode(points - step))) / (2 * h)
+                for step in h * torch.eye(dim, dtype=torch.float64)
+            ]
+        jacobian = torch.stack(columns, dim=-1)
+        expected = 0.5 * torch.linalg.slogdet(jacobian.mT @ jacobian).logabsdet
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 class TestLatent:
