@@ -1,50 +1,74 @@
-"""Images with labels: the split, the prepared file that DVC versions, and the train/validation cut."""
+"""Images with optional labels and factors, the prepared file that DVC versions, and the validation split."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pipeline.errors import IntegrityError
-from pipeline.files import load_arrays, save_arrays
+from pipeline.storage import load_arrays, save_arrays
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+Pixels = TypeVar("Pixels")
+
+
+def intensities(pixels: Pixels) -> Pixels:
+    """Return bytes 0..255, a numpy array or a torch tensor, as float32 intensities in [0, 1].
+
+    >>> intensities(np.array([0, 51, 255], np.uint8))
+    array([0. , 0.2, 1. ], dtype=float32)
+    """
+    return pixels / np.float32(255)  # type: ignore[operator, no-any-return]  # numpy and torch share no type
 
 
 @dataclass(frozen=True)
-class Split:
-    """Grey images ``[N, height, width]`` (uint8, 0 black to 255 white) and labels ``[N]`` (int64).
+class Images:
+    """Images ``[N, C, H, W]`` (uint8, 0 black to 255 white), with labels ``[N]`` and factors ``[N, K]`` (int64) where known.
 
-    Raises ValueError when shapes or types are anything else.
+    Raises ValueError for other shapes and types.
+
+    >>> images = Images(np.zeros((5, 1, 28, 28), np.uint8))
+    >>> len(images), images.shape, images.labels is None
+    (5, (1, 28, 28), True)
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    pixels: np.ndarray
+    labels: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 3 or not self.images.size:
-            raise ValueError(f"images must be uint8 [N, height, width], not {self.images.dtype} {list(self.images.shape)}")
-        if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}")
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or not self.pixels.size:
+            raise ValueError(f"images must be uint8 [N, C, H, W], not {self.pixels.dtype} {list(self.pixels.shape)}")
+        for name, values, ndim in (("labels", self.labels, 1), ("factors", self.factors, 2)):
+            if values is not None and (values.dtype != np.int64 or values.ndim != ndim or len(values) != len(self)):
+                expected = f"[{len(self)}]" if ndim == 1 else f"[{len(self)}, K]"
+                raise ValueError(f"{name} must be int64 {expected}, not {values.dtype} {list(values.shape)}")
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pixels)
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """``(height, width)`` in pixels."""
-        return self.images.shape[1], self.images.shape[2]
+    def shape(self) -> Shape:
+        """Channels, height and width of each image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
 
     @property
-    def pixels(self) -> np.ndarray:
-        """The images as flat intensities ``[N, height * width]``, float32 in [0, 1]."""
-        return self.images.reshape(len(self), -1).astype(np.float32) / 255
+    def intensities(self) -> np.ndarray:
+        """The images as float32 in [0, 1], ``[N, C, H, W]``."""
+        return intensities(self.pixels)
 
-    def take(self, indices: np.ndarray | slice) -> "Split":
-        """Return the images and labels at ``indices``."""
-        return Split(self.images[indices], self.labels[indices])
+    def take(self, indices: np.ndarray | slice) -> "Images":
+        """Return the images at ``indices``, with their labels and factors."""
+        labels, factors = (None if values is None else values[indices] for values in (self.labels, self.factors))
+        return Images(self.pixels[indices], labels, factors)
 
     def mean_image(self) -> np.ndarray:
-        """Return the mean intensity of each pixel, ``[height * width]``, float32 in [0, 1]."""
-        return (self.images.reshape(len(self), -1).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+        """Return the mean intensity of each pixel, ``[C, H, W]``, float32 in [0, 1]."""
+        mean: np.ndarray = self.pixels.mean(axis=0, dtype=np.float64) / 255
+        return mean.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -52,16 +76,14 @@ class Dataset:
     """A named data set with its published train/test split."""
 
     name: str
-    train: Split
-    test: Split
+    train: Images
+    test: Images
 
 
 def save_dataset(path: str | Path, dataset: Dataset) -> None:
     """Write the prepared file; the same images give the same bytes."""
-    arrays: dict[str, np.ndarray] = {}
-    for part in ("train", "test"):
-        split: Split = getattr(dataset, part)
-        arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
+    parts = (("train", dataset.train), ("test", dataset.test))
+    arrays = {f"{part}_{name}": array for part, images in parts for name, array in vars(images).items() if array is not None}
     save_arrays(path, arrays, {"dataset": dataset.name})
 
 
@@ -69,14 +91,15 @@ def load_dataset(path: str | Path) -> Dataset:
     """Read the prepared file. Raises IntegrityError naming it when it is missing or damaged."""
     arrays, header = load_arrays(path)
     try:
-        train, test = (Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
-        return Dataset(header["dataset"], train, test)
+        names = [(f"{part}_pixels", f"{part}_labels", f"{part}_factors") for part in ("train", "test")]
+        parts = [Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names]
+        return Dataset(header["dataset"], *parts)
     except (KeyError, ValueError) as error:
         raise IntegrityError(f"{path}: not a prepared data set ({error}); delete it and run `dvc repro`") from None
 
 
-def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Cut a split into ``(train, validation)``, the latter ``round(fraction * N)`` images drawn by ``seed``."""
-    order = np.random.default_rng(seed).permutation(len(split))
-    size = max(1, round(fraction * len(split)))
-    return split.take(np.sort(order[size:])), split.take(np.sort(order[:size]))
+def holdout(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+    """Split images into ``(train, validation)``; ``seed`` chooses the ``round(fraction * N)`` validation images."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    size = max(1, round(fraction * len(images)))
+    return images.take(np.sort(order[size:])), images.take(np.sort(order[:size]))

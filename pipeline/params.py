@@ -15,148 +15,124 @@ MAX_BYTES = 64 * 1024
 
 
 class Section(BaseModel):
-    """A mapping in a YAML file, each key of which is declared and checked."""
+    """A mapping in a YAML file; every key is declared and checked."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
-HiddenDims = Annotated[list[Annotated[int, Field(ge=1, le=65536)]], Field(max_length=16)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class DataParams(Section):
-    """Which images, and from where."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """The data set, one of pipeline/datasets; ``download`` refuses a name that is not there."""
-    mirror: str | None
-    """A folder, ``file:`` or ``http(s):`` URL with the data set's files, tried before the published ones."""
-    fallback: Literal["digits"] | None
-    """The data set to use, loudly, when no mirror answers; null: stop with exit code 3."""
-    val_size: Annotated[float, Field(gt=0, le=0.5)]
-    """Fraction of the published training images held out for validation, drawn by ``seed``."""
+    name: Name = Field(description="Data set, one of pipeline/datasets; the stage ``download`` refuses an unknown name.")
+    mirror: str | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is tried before the published mirrors.")
+    fallback: Literal["digits"] | None = Field(description="Data set used when no mirror answers; null: stop with exit code 3.")
+    val_size: float = Field(gt=0, le=0.5, description="Fraction of the training images held out for validation by ``seed``.")
 
 
 class TrainParams(Section):
-    """How every model is trained."""
-
-    batch_size: Annotated[int, Field(ge=1, le=65536)]
-    """Images per step."""
-    learning_rate: Annotated[float, Field(gt=0, le=1e9)]
-    """Step size at the start, Adam's (Adam: A Method for Stochastic Optimization, 1412.6980) and Shampoo's."""
-    schedule: Literal["constant", "cosine"]
-    """Step size over the whole training: constant, or a half cosine down to zero (SGDR, 1608.03983)."""
-    patience: Annotated[int, Field(ge=0, le=100000)]
-    """Epochs without a lower validation loss before training stops; 0: never stop early."""
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    """CPU threads; fixed here because another number gives other bits."""
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    """Where to compute; auto: cuda, else mps, else cpu."""
-    precision: Literal["float32", "bfloat16"]
-    """In which matrix products read their factors, where the device can."""
-    sample_every: Annotated[int, Field(ge=1, le=100000)]
-    """Epochs between two sample grids in MLflow."""
+    batch_size: int = Field(ge=1, le=65536, description="Images per step.")
+    learning_rate: float = Field(gt=0, le=1e9, description="Initial learning rate of Adam (1412.6980) and Shampoo (1802.09568).")
+    schedule: Literal["constant", "cosine"] = Field(description="Learning rate: constant, or a half cosine to 0 (1608.03983).")
+    patience: int = Field(ge=0, le=100000, description="Epochs without a lower validation loss before it stops; 0: never early.")
+    threads: int = Field(ge=1, le=1024, description="CPU threads; another number gives other last bits.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="Where to compute; auto: cuda, else mps, else cpu.")
+    precision: Literal["float32", "bfloat16"] = Field(description="Precision of the factors of a matmul, where the device can.")
 
 
 class ModelParams(Section):
-    """One model and how long it is trained."""
-
-    latent_dim: Annotated[int, Field(ge=1, le=4096)]
-    """Dimensions of the latent space."""
-    hidden_dims: HiddenDims
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    epochs: Annotated[int, Field(ge=1, le=100000)]
-    """Passes over the training images."""
-    input_dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the pixels hidden from the encoder in training (Amortized Inference Regularization, 1805.08913)."""
-    latent_lr_scale: Annotated[float, Field(gt=0, le=1e9)]
-    """Times ``train.learning_rate``: how the decoder's first layer learns, which is slow with few inputs."""
-    preconditioner: Literal["none", "shampoo"]
-    """What steps the matrices between hidden layers: one-sided Shampoo (1802.09568), whose cost grows with the square of the
-    smaller side times the larger, or Adam like everything else (none)."""
+    net: Name = Field(description="Encoder and decoder, one of NETS in pipeline/models; training refuses an unknown name.")
+    latent_dim: int = Field(ge=1, le=4096, description="Dimensions of the latent space.")
+    hidden_dims: list[Width] = Field(max_length=16, description="Widths of the encoder's hidden layers; mirrored in the decoder.")
+    epochs: int = Field(ge=1, le=100000, description="Passes over the training images.")
+    input_dropout: float = Field(ge=0, lt=1, description="Fraction of the encoder's input pixels set to zero (1805.08913).")
+    decoder_input_lr_multiplier: float = Field(
+        gt=0, le=1e9, description="Factor on the learning rate of the decoder's first layer, which learns slowly with few inputs."
+    )
+    # The cost of one-sided Shampoo grows with the square of a matrix's smaller side times the larger.
+    hidden_optimizer: Literal["adam", "shampoo"] = Field(description="Optimizer of the matrices between hidden layers.")
 
 
 class VAEParams(ModelParams):
-    """The variational autoencoder (Auto-Encoding Variational Bayes, 1312.6114)."""
+    warmup_epochs: int = Field(ge=0, le=100000, description="Epochs, at most all, in which the KL weight rises to beta; 0: none.")
 
-    warmup_epochs: Annotated[int, Field(ge=0, le=100000)]
-    """Epochs, at most all, over which the weight of the KL term rises linearly to beta; 0: beta from the start."""
+
+class ClassifierParams(Section):
+    seed: int = Field(ge=0, lt=2**31, description="Seed of its weights and batches; it measures the models of all seeds.")
+    steps: int = Field(ge=10, le=1000000, description="Batches of 128 images it is trained on, at most.")
+    min_accuracy: float = Field(ge=0, le=1, description="Test accuracy below which the metrics that need it are left out.")
 
 
 class EvaluateParams(Section):
-    """What ``evaluate`` spends."""
+    profile: Literal["fast", "full"] = Field(description="fast: at most 2,000 test images; full: all of them.")
+    num_samples: int = Field(ge=1, le=1000, description="Posterior samples per image for the reconstruction term.")
 
-    profile: Literal["fast", "full"]
-    """fast: at most 2,000 test images; full: all of them."""
-    num_samples: Annotated[int, Field(ge=1, le=1000)]
-    """Draws from the posterior per image for the sampled reconstruction term."""
-    judge_seed: Annotated[int, Field(ge=0, lt=2**31)]
-    """Seed of the judge's weights and batches; apart from ``seed``, so that one judge judges the models of all seeds."""
-    judge_steps: Annotated[int, Field(ge=10, le=1000000)]
-    """Batches of 128 images the judge is trained on."""
-    judge_accuracy: Annotated[float, Field(ge=0, le=1)]
-    """Fraction of test images the judge must name rightly to be listened to; below, its metrics are left out."""
-    seeds: Annotated[int, Field(ge=1, le=100)]
-    """Seeds over which the claims are weighed, from ``seed`` on; each beyond the first trains every model again."""
-    contrast_beta: Annotated[float, Field(ge=0, le=1e9)]
-    """The beta of the VAE that the claims about beta compare with; equal to ``beta``: none is trained."""
+
+class ClaimsParams(Section):
+    seeds: int = Field(ge=1, le=100, description="Number of seeds from ``seed`` on; all but the first train every model again.")
+    comparison_beta: float = Field(ge=0, le=1e9, description="Beta of the comparison model for the claims about beta.")
+
+
+class PoolParams(Section):
+    threads: int = Field(ge=1, le=1024, description="CPU threads of each process; another number gives other last bits.")
+
+
+class TrackingParams(Section):
+    sample_every: int = Field(ge=1, le=100000, description="Epochs between two sample grids.")
 
 
 class FiguresParams(Section):
-    """How the figures are drawn."""
-
-    scatter_points: Annotated[int, Field(ge=10, le=100000)]
-    """Test images in the latent scatter."""
-    manifold_size: Annotated[int, Field(ge=2, le=64)]
-    """Images along each side of the manifold."""
-    dpi: Annotated[int, Field(ge=50, le=600)]
-    """Dots per inch of the PNGs."""
+    scatter_points: int = Field(ge=10, le=100000, description="Test images in the latent scatter plot.")
+    manifold_size: int = Field(ge=2, le=64, description="Images along each side of the manifold.")
+    dpi: int = Field(ge=50, le=600, description="Dots per inch of the PNGs.")
 
 
 class Params(Section):
     """Everything that decides a result, one field per key of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    """Every random choice derives from it."""
-    beta: Annotated[float, Field(ge=0, le=1e9)]
-    """Weight of the VAE's KL term (beta-VAE, openreview Sy2fzU9gl); 1 is the evidence lower bound."""
-    data: DataParams
-    train: TrainParams
-    ae: ModelParams
-    vae: VAEParams
-    evaluate: EvaluateParams
-    figures: FiguresParams
+    seed: int = Field(ge=0, lt=2**31, description="Seed of every random choice.")
+    beta: float = Field(ge=0, le=1e9, description="Weight of the VAE's KL term (beta-VAE, openreview Sy2fzU9gl); 1 is the ELBO.")
+    data: DataParams = Field(description="The data set and its source.")
+    train: TrainParams = Field(description="How every model is trained.")
+    ae: ModelParams = Field(description="The autoencoder and how long it is trained.")
+    vae: VAEParams = Field(description="The variational autoencoder (Auto-Encoding Variational Bayes, 1312.6114).")
+    classifier: ClassifierParams = Field(description="The reference classifier, which measures decoded images.")
+    evaluate: EvaluateParams = Field(description="The budget of the evaluation.")
+    claims: ClaimsParams = Field(description="The models that the claims are tested on.")
+    pool: PoolParams = Field(description="Trainings that run at once: comparison models, seeds, sweeps.")
+    tracking: TrackingParams = Field(description="What is logged to MLflow beside metrics and files.")
+    figures: FiguresParams = Field(description="How the figures are drawn.")
 
 
-def _parse(path: Path, text: str) -> Any:
+def _parse(path: Path, text: str) -> dict[str, Any]:
     # DVC reads params.yaml as YAML 1.2 through ruamel.yaml; another parser would see `1e-3` as a string.
     yaml = YAML(typ="safe", pure=True)
     try:
         for token in yaml.scan(text):
             if isinstance(token, AnchorToken | AliasToken | TagToken):
-                line = token.start_mark.line + 1
-                raise ParamsError(f"{path}:{line}: anchors, aliases and tags are not allowed; write the value out")
-        return yaml.load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+                where = f"{path}:{token.start_mark.line + 1}"
+                raise ParamsError(f"{where}: anchors, aliases and tags are not allowed; write the value out")
+        values = yaml.load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
         raise ParamsError(f"{where}: not valid YAML: {' '.join(problem.split())}") from None
-    except (ValueError, RecursionError) as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: allowed is a mapping of keys, not {'nothing' if values is None else type(values).__name__}")
+    return values
 
 
 def _explain(details: Iterable[Any]) -> str:
     lines = []
     for detail in details:
-        key = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "missing":
-            lines.append(f"{key}: missing; add it (see the one in this repository)")
-        elif detail["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; check the spelling or remove it")
-        else:
-            allowed = detail["msg"].replace("Input should be", "allowed is").replace("Input", "it")
-            lines.append(f"{key}: {detail['input']!r:.80} is not allowed; {allowed}")
+        allowed = detail["msg"].replace("Input should be", "allowed is").replace("Input", "it")
+        problem = {
+            "missing": "missing; add it (see the one in this repository)",
+            "extra_forbidden": "unknown key; check the spelling or remove it",
+        }.get(detail["type"], f"{detail['input']!r:.80} is not allowed; {allowed}")
+        lines.append(f"{'.'.join(map(str, detail['loc']))}: {problem}")
     return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
 
 
@@ -170,19 +146,13 @@ def load_yaml(path: str | Path, schema: type[AnySection]) -> AnySection:
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ParamsError(f"{path}: over {MAX_BYTES // 1024} KB, more than any file of parameters needs")
+        return schema.model_validate(_parse(path, content.decode("utf-8-sig")))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the root of the repository") from None
-    if len(content) > MAX_BYTES:
-        raise ParamsError(f"{path}: over {MAX_BYTES // 1024} KB; it should be a page of keys")
-    try:
-        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    values = _parse(path, text)
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: allowed is a mapping of keys, not {'nothing' if values is None else type(values).__name__}")
-    try:
-        return schema.model_validate(values)
     except ValidationError as error:
         raise ParamsError(f"{path}: {_explain(error.errors(include_url=False))}") from None
 

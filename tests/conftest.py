@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import runtime, tracking
-from pipeline.data import Dataset, Split, save_dataset
+from pipeline import runtime
+from pipeline.data import Dataset, Images, save_dataset
 from pipeline.params import Params, load_params
+from pipeline.tracking import run as tracking_run
+from pipeline.tracking import store as tracking
 
 ROOT = Path(__file__).parents[1]
 MNIST = ROOT.parent / "shared" / "mnist"
@@ -35,15 +37,15 @@ def rt() -> Iterator[runtime.Runtime]:
         yield used
 
 
-def blobs(count: int, seed: int) -> Split:
-    """Return images ``[count, 8, 8]`` of a bright square whose corner is the label's, with noise."""
+def blobs(count: int, seed: int) -> Images:
+    """Return images ``[count, 1, 8, 8]`` of a bright square whose corner is the label's, with noise."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 4
-    images = random.integers(0, 40, (count, 8, 8))
-    for image, label in zip(images, labels, strict=True):
+    pixels = random.integers(0, 40, (count, 1, 8, 8))
+    for image, label in zip(pixels, labels, strict=True):
         row, column = divmod(int(label), 2)
-        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 200
-    return Split(images.astype(np.uint8), labels.astype(np.int64))
+        image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 200
+    return Images(pixels.astype(np.uint8), labels.astype(np.int64))
 
 
 @pytest.fixture
@@ -63,12 +65,13 @@ def data_file(dataset: Dataset, tmp_path: Path) -> Path:
 def params() -> Params:
     """The shipped params with models, batches and epochs for the tiny data set."""
     shipped = load_params(ROOT / "params.yaml").model_dump()
-    shipped["train"] |= {"batch_size": 16, "threads": 1, "learning_rate": 1e-2, "device": "cpu", "sample_every": 2}
+    shipped["train"] |= {"batch_size": 16, "threads": 1, "learning_rate": 1e-2, "device": "cpu"}
+    shipped["tracking"]["sample_every"] = 2
     shipped["data"]["val_size"] = 0.2
     for name in ("ae", "vae"):
         shipped[name] |= {"hidden_dims": [16, 8], "epochs": 4}
     shipped["vae"]["warmup_epochs"] = 1  # so that the best epoch need not be the last
-    shipped["vae"]["latent_lr_scale"] = 2.0
+    shipped["vae"]["decoder_input_lr_multiplier"] = 2.0
     return Params.model_validate(shipped)
 
 
@@ -82,8 +85,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLflow store: runs log nothing."""
-    monkeypatch.setattr(tracking, "start", lambda *args: tracking.Run())
-    monkeypatch.setattr(tracking, "find", lambda *args: tracking.Run())
+    monkeypatch.setattr(tracking, "start", lambda *args: tracking_run.Run())
+    monkeypatch.setattr(tracking, "find", lambda *args: tracking_run.Run())
 
 
 @pytest.fixture(scope="session")
@@ -98,5 +101,5 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(_template: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty MLflow store in the workspace, however long a busy machine takes over a call."""
-    monkeypatch.setattr(tracking, "SLOW", math.inf)
+    monkeypatch.setattr(tracking_run, "SLOW", math.inf)
     return Path(shutil.copy(_template, workspace))

@@ -1,57 +1,82 @@
-"""Splits hold what they say, and the validation images are taken out of the training images."""
+"""Images have the shapes and types they promise, and the validation images are taken out of the training images."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs
+import torch
 
-from pipeline.data import Dataset, Split, holdout, load_dataset, save_dataset
+from pipeline.data import Dataset, Images, holdout, intensities, load_dataset, save_dataset
 from pipeline.errors import IntegrityError
-from pipeline.files import save_arrays
+from pipeline.storage import save_arrays
+from tests.conftest import blobs
+
+LABELS = np.zeros(2, np.int64)
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"),
+    ("pixels", "labels", "factors"),
     [
-        (np.zeros((2, 3, 3), np.float32), np.zeros(2, np.int64)),
-        (np.zeros((2, 9), np.uint8), np.zeros(2, np.int64)),
-        (np.zeros((0, 3, 3), np.uint8), np.zeros(0, np.int64)),
-        (np.zeros((2, 3, 3), np.uint8), np.zeros(3, np.int64)),
-        (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int32)),
+        (np.zeros((2, 1, 3, 3), np.float32), None, None),
+        (np.zeros((2, 3, 3), np.uint8), None, None),
+        (np.zeros((0, 1, 3, 3), np.uint8), None, None),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), None),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int32), None),
+        (np.zeros((2, 1, 3, 3), np.uint8), None, np.zeros(2, np.int64)),
+        (np.zeros((2, 1, 3, 3), np.uint8), LABELS, np.zeros((3, 4), np.int64)),
     ],
 )
-def test_a_split_refuses_other_shapes_and_types(images: np.ndarray, labels: np.ndarray) -> None:
+def test_images_refuse_other_shapes_and_types(pixels: np.ndarray, labels: np.ndarray | None, factors: np.ndarray | None) -> None:
     with pytest.raises(ValueError, match=r"must be (uint8|int64)"):
-        Split(images, labels)
+        Images(pixels, labels, factors)
+
+
+def test_intensities_of_numpy_and_torch_are_the_same_float32() -> None:
+    pixels = np.arange(256, dtype=np.uint8)
+    found = intensities(pixels)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, intensities(torch.from_numpy(pixels)).numpy())
+    assert np.array_equal(found, pixels.astype(np.float32) / 255)
+
+
+def test_color_images_with_factors_and_without_labels_come_back_from_the_prepared_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    color = Images(random.integers(0, 256, (4, 3, 5, 6)).astype(np.uint8), factors=random.integers(0, 9, (4, 2)))
+    save_dataset(tmp_path / "d", Dataset("color", color, color.take(slice(2))))
+    loaded = load_dataset(tmp_path / "d")
+    assert loaded.train.shape == (3, 5, 6)
+    assert loaded.train.labels is None
+    assert loaded.test.factors is not None
+    np.testing.assert_array_equal(loaded.train.pixels, color.pixels)
+    np.testing.assert_array_equal(loaded.test.factors, color.factors[:2])
 
 
 def test_the_prepared_file_gives_the_data_back(dataset: Dataset, tmp_path: Path) -> None:
     save_dataset(tmp_path / "d", dataset)
     loaded = load_dataset(tmp_path / "d")
     assert loaded.name == "blobs"
-    np.testing.assert_array_equal(loaded.train.images, dataset.train.images)
+    np.testing.assert_array_equal(loaded.train.pixels, dataset.train.pixels)
     np.testing.assert_array_equal(loaded.test.labels, dataset.test.labels)
 
 
-def test_another_file_is_not_taken_for_data(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_arrays(tmp_path / "d", {"x": np.zeros(1)}, {"dataset": "x"})
     with pytest.raises(IntegrityError, match="not a prepared data set"):
         load_dataset(tmp_path / "d")
 
 
 def test_holdout_cuts_without_overlap_and_by_seed_alone() -> None:
-    split = blobs(100, seed=0)
-    train, val = holdout(split, 0.1, seed=3)
+    images = blobs(100, seed=0)
+    train, val = holdout(images, 0.1, seed=3)
     assert (len(train), len(val)) == (90, 10)
-    together = np.concatenate([train.images, val.images]).reshape(100, -1)
-    assert np.array_equal(np.unique(together, axis=0), np.unique(split.images.reshape(100, -1), axis=0))
-    again = holdout(split, 0.1, seed=3)[1]
-    other = holdout(split, 0.1, seed=4)[1]
-    assert np.array_equal(val.images, again.images)
-    assert not np.array_equal(val.images, other.images)
+    together = np.concatenate([train.pixels, val.pixels]).reshape(100, -1)
+    assert np.array_equal(np.unique(together, axis=0), np.unique(images.pixels.reshape(100, -1), axis=0))
+    again = holdout(images, 0.1, seed=3)[1]
+    other = holdout(images, 0.1, seed=4)[1]
+    assert np.array_equal(val.pixels, again.pixels)
+    assert not np.array_equal(val.pixels, other.pixels)
 
 
 def test_mean_image_is_the_mean_intensity() -> None:
-    split = blobs(20, seed=0)
-    np.testing.assert_allclose(split.mean_image(), split.pixels.mean(axis=0), atol=1e-6)
+    images = blobs(20, seed=0)
+    np.testing.assert_allclose(images.mean_image(), images.intensities.mean(axis=0), atol=1e-6)

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its drop-in replacements: four files with a big-endian header, one byte a pixel."""
+"""Data sets in MNIST's IDX format: four files, each a big-endian header and one byte per pixel or label."""
 
 import struct
 import sys
@@ -8,12 +8,12 @@ from math import prod
 
 import numpy as np
 
-from pipeline.data import Dataset, Split
+from pipeline.data import Dataset, Images
 from pipeline.datasets.transfer import File, Patience, fetch, redact
 
 
 def idx_file(name: str, shape: Sequence[int], sha256: str | None = None, gz_md5: str | None = None) -> File:
-    """Describe an IDX file of unsigned bytes: magic number ``0 0 8 ndim``, each size as a big-endian uint32, the bytes.
+    """Describe an IDX file of unsigned bytes: magic number ``0 0 8 ndim``, each size as a big-endian uint32, then the bytes.
 
     >>> idx_file("labels", (10,), sha256="...").header.hex()
     '000008010000000a'
@@ -24,7 +24,7 @@ def idx_file(name: str, shape: Sequence[int], sha256: str | None = None, gz_md5:
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """Four IDX files, in the order train images, train labels, test images, test labels, and where they are published."""
+    """Four IDX files, in the order train images, train labels, test images, test labels, and the mirrors that publish them."""
 
     name: str
     mirrors: tuple[str, ...]
@@ -32,16 +32,13 @@ class IdxDataset:
     patience: Patience | None = None
 
     def __call__(self, mirrors: Sequence[str] = ()) -> Dataset:
-        """Return the data set from ``mirrors`` or, after those, the published ones.
-
-        Raises Unavailable when no mirror has a file, IntegrityError when one serves something else in its place.
-        """
+        """Return the data set from ``mirrors`` or, after those, the published ones; errors are those of :func:`fetch`."""
         order, arrays = [*mirrors, *self.mirrors], []
         for file in self.files:
             content, mirror = fetch(file, order, self.patience)
-            order.sort(key=lambda other: other != mirror)  # what answered goes first: a dead one is waited for once
+            order.sort(key=lambda other: other != mirror)  # the mirror that answered goes first: a dead one is tried once
             print(f"{file.name}: {len(content):,} bytes from {redact(mirror)}", file=sys.stderr, flush=True)
             shape = struct.unpack_from(f">{file.header[3]}I", content, 4)
             arrays.append(np.frombuffer(content, np.uint8, offset=len(file.header)).reshape(shape))
-        images, labels, test_images, test_labels = arrays
-        return Dataset(self.name, Split(images, labels.astype(np.int64)), Split(test_images, test_labels.astype(np.int64)))
+        train, test = (Images(arrays[i][:, None], arrays[i + 1].astype(np.int64)) for i in (0, 2))
+        return Dataset(self.name, train, test)

@@ -1,4 +1,4 @@
-"""One file from the first mirror that has it: bounded in time and size, and checked before anybody sees a byte."""
+"""Download a file from the first mirror that has it, with bounds on time and size and a checksum."""
 
 import gzip
 import hashlib
@@ -23,12 +23,11 @@ from urllib3.exceptions import HTTPError, NameResolutionError
 from pipeline.errors import IntegrityError, PipelineError
 
 MAX_REDIRECTS = 5
-_CHUNK = 1 << 16  # bytes
-_SLACK = 1 << 16  # bytes that gzip may add to what it cannot compress
+_CHUNK = _SLACK = 1 << 16  # bytes of a read, and bytes that gzip may add to what it cannot compress
 
 
 class Unavailable(PipelineError):
-    """No mirror has the file. ``reasons`` holds one line per mirror; nothing wrong was served, so a fallback is in order."""
+    """No mirror has the file, and none served wrong bytes, so a fallback is allowed. ``reasons`` has one line per mirror."""
 
     exit_code = 3
 
@@ -38,19 +37,19 @@ class Unavailable(PipelineError):
 
 
 class _Missing(Unavailable):
-    """The mirror is there, the file is not."""
+    """The mirror answers, but has no such file."""
 
 
 class _BusyError(Exception):
-    """The mirror asks to try again later."""
+    """The mirror asks the client to try again later."""
 
 
 @dataclass(frozen=True)
 class File:
-    """What a file must be: ``size`` bytes uncompressed that begin with ``header`` and have this checksum.
+    """A file of ``size`` uncompressed bytes that begins with ``header``, and its checksum.
 
-    ``sha256`` is that of the uncompressed bytes, since mirrors recompress; where only the md5 of the published ``.gz`` is
-    known (``gz_md5``), nothing but that very ``.gz`` is accepted.
+    ``sha256`` is that of the uncompressed bytes, since mirrors recompress. With ``gz_md5`` alone, the md5 of the published
+    ``.gz``, no other file is accepted.
     """
 
     name: str
@@ -70,7 +69,7 @@ class File:
             raise IntegrityError("served uncompressed, but only the .gz has a published checksum")
         if zipped and self.gz_md5 and hashlib.md5(served, usedforsecurity=False).hexdigest() != self.gz_md5:
             raise IntegrityError("md5 of the .gz differs from the published one")
-        try:  # never more than one byte too many: a small gzip can hold gigabytes
+        try:  # reads at most one byte too many: a small gzip can hold gigabytes
             content = gzip.GzipFile(fileobj=io.BytesIO(served)).read(self.size + 1) if zipped else served
         except (EOFError, OSError, zlib.error):
             raise IntegrityError("truncated or damaged gzip") from None
@@ -85,10 +84,7 @@ class File:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one mirror is waited for, in seconds, and the slowest transfer (bytes per second) worth waiting for.
-
-    A transfer has ``total`` seconds, retries included, and one more per ``min_rate`` bytes that arrived.
-    """
+    """Timeouts of one mirror, in seconds: ``total`` includes retries, and grows by one per ``min_rate`` bytes received."""
 
     connect: float = 5
     read: float = 10
@@ -104,7 +100,7 @@ def _scheme(mirror: str) -> str:
 
 
 def redact(mirror: str) -> str:
-    """Return a mirror fit for a log: without user, password, query and fragment; ``***`` where those cannot be told apart.
+    """Return a mirror for the log, without user, password, query and fragment; ``***`` where they cannot be told apart.
 
     >>> redact("https://me:secret@host/mnist?key=secret")
     'https://host/mnist'
@@ -113,14 +109,13 @@ def redact(mirror: str) -> str:
     if scheme in ("", "file") and "@" not in mirror:
         return mirror
     host = re.split(r"[/?#]", rest)[0]
-    path = rest[len(host) :]
-    if not slashes or "@" in path:
+    if not slashes or "@" in rest[len(host) :]:
         return f"{scheme}:***"
-    return f"{scheme}://{host.rpartition('@')[2]}{re.split(r'[?#]', path)[0]}"
+    return f"{scheme}://{re.split(r'[?#]', rest)[0].rpartition('@')[2]}"
 
 
 def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | int | Exception]") -> None:
-    """Put the length (0: unknown), the chunks and an empty chunk, or what went wrong, into ``out``."""
+    """Put the length (0: unknown), the chunks and an empty chunk, or an exception, into ``out``."""
     try:
         with requests.Session() as session:
             session.max_redirects = MAX_REDIRECTS
@@ -128,28 +123,25 @@ def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | in
             hooks = {"response": lambda response, **_: response.close() if response.is_redirect else None}
             timeout, headers = (patience.connect, patience.read), {"Accept-Encoding": "identity"}
             with session.get(url, stream=True, timeout=timeout, headers=headers, hooks=hooks) as response:
-                if response.status_code >= 500 or response.status_code == 429:
-                    raise _BusyError(f"HTTP {response.status_code}")
-                if response.status_code != 200:
-                    raise _Missing(f"HTTP {response.status_code}")
+                if (status := response.status_code) != 200:
+                    raise (_BusyError if status >= 500 or status == 429 else _Missing)(f"HTTP {status}")
                 length = response.headers.get("Content-Length", "")
                 out.put(int(length) if length.isdecimal() else 0)
-                size = 0
                 for chunk in response.raw.stream(_CHUNK, decode_content=False):
                     out.put(chunk)
-                    size += len(chunk)
-                    if size > cap:
+                    cap -= len(chunk)
+                    if cap < 0:
                         break
         out.put(b"")
-    except Exception as error:  # handed over to the caller's thread
+    except Exception as error:  # the caller's thread raises it
         out.put(error)
 
 
 def _attempt(url: str, label: str, cap: int, patience: Patience, started: float) -> bytes:
-    # A thread, because no timeout of requests bounds a hanging name server or a header that drips byte by byte.
+    # A thread, because no timeout of requests bounds a name server that hangs or a header that arrives byte by byte.
     out: SimpleQueue[bytes | int | Exception] = SimpleQueue()
     body = bytearray()
-    # Even a disabled bar imports multiprocessing at its birth, and a signal that arrives in an import can get lost.
+    # Even a disabled progress bar imports multiprocessing, and a signal that arrives during an import can get lost.
     with tqdm(desc=label, unit="B", unit_scale=True, leave=False) if sys.stderr.isatty() else nullcontext() as bar:
         Thread(target=_stream, args=(url, cap, patience, out), daemon=True).start()
         while True:
@@ -171,29 +163,19 @@ def _attempt(url: str, label: str, cap: int, patience: Patience, started: float)
 
 
 def _http(url: str, label: str, cap: int, patience: Patience) -> bytes:
-    started = time.monotonic()
-    for pause in (*patience.backoff, None):
+    started, pauses = time.monotonic(), iter(patience.backoff)
+    while True:
         try:
             return _attempt(url, label, cap, patience, started)
         except (_BusyError, requests.RequestException, HTTPError, OSError, ValueError) as error:
-            # What requests says may hold the whole URL, so only the kind of its innermost error is told.
+            # The message of requests may hold the whole URL, so only the type of its innermost error is shown.
             cause = getattr(error.args[0] if error.args else None, "reason", None) or error
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(cause).__name__).lower()
-            passing = _BusyError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
-            if pause is None or not isinstance(error, passing) or isinstance(cause, NameResolutionError):
+            retry = _BusyError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
+            pause = next(pauses, None)
+            if pause is None or not isinstance(error, retry) or isinstance(cause, NameResolutionError):
                 raise Unavailable(str(error) if isinstance(error, _BusyError) else kind) from None
             patience.sleep(pause)
-    raise AssertionError("unreachable")
-
-
-def _local(folder: Path, name: str, cap: int) -> bytes:
-    path = folder / name
-    if not folder.is_dir():
-        raise Unavailable("no such folder")
-    if not path.is_file():  # neither absent nor a device or pipe that never ends
-        raise _Missing("no such file")
-    with open(path, "rb") as file:
-        return file.read(cap + 1)
 
 
 def _read(mirror: str, name: str, cap: int, patience: Patience) -> bytes:
@@ -206,7 +188,13 @@ def _read(mirror: str, name: str, cap: int, patience: Patience) -> bytes:
             return _http(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl(), name, cap, patience)
         if scheme and parts.netloc not in ("", "localhost"):
             raise Unavailable("refused: a file: URL names no host")
-        return _local(Path(url2pathname(parts.path) if scheme else mirror).expanduser(), name, cap)
+        folder = Path(url2pathname(parts.path) if scheme else mirror).expanduser()
+        if not folder.is_dir():
+            raise Unavailable("no such folder")
+        if not (folder / name).is_file():  # also refuses a device or pipe, which may never end
+            raise _Missing("no such file")
+        with open(folder / name, "rb") as file:
+            return file.read(cap + 1)
     except OSError as error:
         raise Unavailable(error.strerror or type(error).__name__) from None
     except ValueError:
@@ -228,10 +216,9 @@ def _from(mirror: str, file: File, patience: Patience) -> bytes:
 
 
 def fetch(file: File, mirrors: Sequence[str], patience: Patience | None = None) -> tuple[bytes, str]:
-    """Return ``(uncompressed bytes, mirror)`` of the first mirror whose answer is ``file``, raw or as ``.gz``.
+    """Return ``(uncompressed bytes, mirror)`` from the first mirror (folder, ``file:`` or ``http(s):`` URL) that has the file.
 
-    A mirror is a folder, a ``file:`` or an ``http(s):`` URL. Raises Unavailable when none has it, and IntegrityError when at
-    least one answered with something else: whoever serves wrong bytes must be looked at, not worked around.
+    Raises Unavailable when none has it, or IntegrityError when one served other bytes, because a fallback must not hide that.
     """
     reasons, wrong = [], False
     for mirror in mirrors:

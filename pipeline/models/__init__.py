@@ -1,8 +1,53 @@
-"""The models by name; a new one is a file beside this one, a line here and a stage in dvc.yaml."""
+"""Models, their nets, their objective and their files of weights. May import data, storage and errors.
 
-from pipeline.models.autoencoder import Autoencoder
-from pipeline.models.vae import VAE
+A new model or a new pair of nets is one file here and one entry in a registry below.
+"""
 
-Model = Autoencoder | VAE
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-MODELS: dict[str, type[Model]] = {"ae": Autoencoder, "vae": VAE}
+from torch import nn
+
+from pipeline.data import Shape
+from pipeline.errors import ParamsError
+from pipeline.models.autoencoders import VAE, Autoencoder
+from pipeline.models.base import LatentModel
+from pipeline.models.mlp import mlp
+
+__all__ = ["MODELS", "NETS", "VAE", "Autoencoder", "LatentModel", "ModelConfig"]
+
+Net = Callable[[Shape, int, int, Sequence[int]], tuple[nn.Module, nn.Module]]
+"""A function that returns an encoder and a decoder; see :func:`mlp` for its arguments."""
+MODELS: dict[str, type[LatentModel]] = {"ae": Autoencoder, "vae": VAE}
+NETS: dict[str, Net] = {"mlp": mlp}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is built from, as its file of weights keeps it: entries of :data:`MODELS` and :data:`NETS`, and sizes."""
+
+    model: str
+    net: str
+    image_shape: Shape
+    latent_dim: int
+    hidden_dims: tuple[int, ...]
+    """Widths of the encoder's hidden layers, as the net interprets them; the decoder mirrors them."""
+
+    def build(self) -> LatentModel:
+        """Return the model with initial weights. Raises ParamsError for a name that is not registered.
+
+        >>> import torch
+        >>> model = ModelConfig("vae", "mlp", (1, 28, 28), latent_dim=2, hidden_dims=(512, 256)).build()
+        >>> model.encode(torch.rand(5, 1, 28, 28)).mean.shape
+        torch.Size([5, 2])
+        """
+        for key, registry in (("model", MODELS), ("net", NETS)):
+            if getattr(self, key) not in registry:
+                raise ParamsError(f"{self.model}.{key}: {getattr(self, key)!r} is not allowed; allowed is {', '.join(registry)}")
+        kind = MODELS[self.model]
+        outputs = kind.outputs_per_dim * self.latent_dim
+        try:
+            encoder, decoder = NETS[self.net](self.image_shape, outputs, self.latent_dim, self.hidden_dims)
+        except ValueError as error:
+            raise ParamsError(f"{self.model}.hidden_dims: not for the net {self.net!r} ({error})") from None
+        return kind(encoder, decoder, self.latent_dim)

@@ -1,9 +1,7 @@
-"""The data sets: their tables, the checked transfer against mirrors that misbehave, and the bundled digits."""
+"""The checked transfer, against mirrors that misbehave."""
 
-import ast
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import socket
 import struct
@@ -16,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import zoom
 
-from pipeline.datasets import DATASETS, digits, fashion_mnist, kmnist, load, mnist
-from pipeline.datasets.digits import enlarge
 from pipeline.datasets.idx import IdxDataset, idx_file
 from pipeline.datasets.transfer import MAX_REDIRECTS, File, Patience, Unavailable, fetch, redact
 from pipeline.errors import IntegrityError
 
-MNIST_FOLDER = Path(__file__).parents[2] / "shared" / "mnist"
 SECRET = "hunter2-canary"
 SHAPE = (300, 28, 28)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8).tobytes()
@@ -334,67 +328,5 @@ def test_a_dead_mirror_is_waited_for_once_and_a_missing_first_file_ends_it(tmp_p
         (tmp_path / file.name).write_bytes(content)
     dataset = tiny([server.url])
     assert server.asked == ["/f0.gz"] * 6
-    assert dataset.train.images.tobytes() == PIXELS
-    assert dataset.test.image_shape == (28, 28)
-
-
-def torchvision_resources(name: str) -> list[tuple[str, str]]:
-    """Read ``(file, md5)`` from torchvision's source: importing it takes longer than all of these tests."""
-    spec = importlib.util.find_spec("torchvision")
-    assert spec is not None
-    source = Path((spec.submodule_search_locations or [""])[0], "datasets", "mnist.py").read_text()
-    assigned = {
-        (part.name, statement.targets[0].id): statement.value
-        for part in ast.parse(source).body
-        if isinstance(part, ast.ClassDef)
-        for statement in part.body
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-    }
-    resources: list[tuple[str, str]] = ast.literal_eval(assigned[name, "resources"])
-    return resources
-
-
-@pytest.mark.parametrize(("dataset", "name"), [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST"), (kmnist, "KMNIST")])
-def test_the_tables_are_those_of_torchvision_over_https(dataset: IdxDataset, name: str) -> None:
-    published = torchvision_resources(name)
-    assert [f"{file.name}.gz" for file in dataset.files] == [resource[0] for resource in published]
-    for file, (_, md5) in zip(dataset.files, published, strict=True):
-        assert file.sha256 if dataset is mnist else file.gz_md5 == md5
-    assert all(mirror.startswith("https://") for mirror in dataset.mirrors)
-    assert [file.size for file in dataset.files] == [47_040_016, 60_008, 7_840_016, 10_008]
-
-
-@pytest.mark.skipif(not MNIST_FOLDER.is_dir(), reason="needs the four MNIST files in ../shared/mnist")
-def test_the_real_mnist() -> None:
-    dataset = load("mnist", [str(MNIST_FOLDER)])
-    assert dataset.name == "mnist"
-    assert dataset.train.images.shape == (60_000, 28, 28)
-    assert np.bincount(dataset.train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(dataset.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert dataset.train.images.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
-    assert dataset.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-
-
-def test_an_unknown_name_lists_the_right_ones() -> None:
-    with pytest.raises(ValueError, match=r"'mnits'.*mnist, fashion_mnist, kmnist, digits"):
-        load("mnits")
-    assert all(getattr(dataset, "name", name) == name for name, dataset in DATASETS.items())
-
-
-def test_digits_are_stratified_full_range_and_always_the_same() -> None:
-    dataset = load("digits", ["ignored"])
-    train, test = dataset.train, dataset.test
-    assert (dataset.name, len(train), len(test), train.image_shape) == ("digits", 1438, 359, (28, 28))
-    total = np.bincount(train.labels) + np.bincount(test.labels)
-    np.testing.assert_allclose(np.bincount(test.labels), 0.2 * total, atol=0.5)
-    assert {(part.images.min(), part.images.max()) for part in (train, test)} == {(0, 255)}
-    digest = hashlib.sha256(b"".join(part.images.tobytes() + part.labels.tobytes() for part in (train, test)))
-    assert digest.hexdigest() == "d18ec962736cbbd66d3a9751f29a13b4df8998edef749a98f96183ec96d9fc10"
-    assert digits().train.labels.tolist() == train.labels.tolist()
-
-
-def test_enlarging_is_bilinear() -> None:
-    small = np.random.default_rng(0).integers(0, 17, (5, 8, 8))
-    exact = zoom(small * 255 / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
-    np.testing.assert_allclose(enlarge(small), exact, atol=0.51)
-    assert (enlarge(np.full((1, 8, 8), 16)) == 255).all()
+    assert dataset.train.pixels.tobytes() == PIXELS
+    assert dataset.test.shape == (1, 28, 28)

@@ -1,0 +1,59 @@
+"""Trained models in files: the weights as safetensors, with the configuration of the model; nothing is pickled."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import IntegrityError, ParamsError
+from pipeline.models import LatentModel, ModelConfig
+from pipeline.storage import Arrays, load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, its configuration, the data set and the KL weight it was trained with (None without a KL term)."""
+
+    model: LatentModel
+    config: ModelConfig
+    dataset: str
+    beta: float | None
+
+    def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> Arrays:
+        """Return ``code`` ``[N, latent_dim]`` and ``reconstruction`` ``[N, C, H, W]`` of images ``[N, C, H, W]`` in [0, 1].
+
+        MLflow calls this method of a loaded model (``mlflow.pyfunc``).
+        """
+        with torch.no_grad():
+            code = self.model.encode(torch.as_tensor(np.asarray(images), dtype=torch.float32)).mean
+            return {"code": code.numpy(), "reconstruction": torch.sigmoid(self.model.decode(code)).numpy()}
+
+
+def save_weights(path: str | Path, trained: Trained) -> None:
+    """Write the weights and the configuration of a model; equal weights give equal bytes."""
+    arrays = {name: tensor.numpy(force=True) for name, tensor in trained.model.state_dict().items()}
+    decoder = [type(layer).__name__ for layer in trained.model.decoder.children()]  # for decoding without torch
+    header = {"config": asdict(trained.config), "decoder": decoder, "dataset": trained.dataset, "beta": trained.beta}
+    save_arrays(path, arrays, header)
+
+
+def load_weights(path: str | Path, device: torch.device | str = "cpu") -> Trained:
+    """Read a trained model, in evaluation mode on ``device``.
+
+    Raises IntegrityError naming the file when it is missing, damaged or not a model of this version.
+    """
+    arrays, header = load_arrays(path)
+    try:
+        values = header["config"]
+        sizes = {key: tuple(values[key]) for key in ("image_shape", "hidden_dims")}
+        config = ModelConfig(**(values | sizes))
+        model = config.build()
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return Trained(model.to(device).eval(), config, header["dataset"], header["beta"])
+    except (KeyError, TypeError, ValueError, RuntimeError, ParamsError) as error:
+        raise IntegrityError(f"{path}: not weights of this version ({error}); delete it and run `dvc repro`") from None
+
+
+_load_pyfunc = load_weights  # the function that MLflow calls in a loader module

@@ -1,0 +1,150 @@
+"""Atomic writes, checksummed arrays in safetensors, and metrics files with one rounding and one spelling of a key."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pipeline.errors import IntegrityError
+
+Arrays = dict[str, np.ndarray]
+_METADATA_KEY = "pipeline"  # one key alone, because safetensors writes keys in hash order, which differs between processes
+
+
+def md5(path: str | Path) -> str:
+    """Return the hex md5 of a file's bytes, the hash by which dvc.lock names it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def write(path: str | Path, content: bytes | str) -> None:
+    """Write a file atomically: after a crash or an OSError (disk full, read-only) it has all of the old or of the new content."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a full disk does not name
+        raise
+    finally:
+        with suppress(OSError):  # there is none after a success
+            temporary.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Write named arrays, a JSON header and a sha256 of both to a safetensors file; equal content gives equal bytes."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    envelope = {"header": header, "sha256": _digest(header, arrays)}
+    write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
+
+
+def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
+    """Return ``(arrays, header)``; nothing in the file is executed. Raises IntegrityError if it is missing or any bit differs."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            envelope = json.loads((file.metadata() or {})[_METADATA_KEY])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header, expected = envelope["header"], envelope["sha256"]
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: no such file; run `dvc repro` (comparison models: `dvc repro -P`)") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path}: not a readable file of this pipeline ({error}); delete it and run `dvc repro`") from None
+    if _digest(header, arrays) != expected:
+        raise IntegrityError(f"{path}: content does not match its sha256 (damaged); delete it and run `dvc repro`")
+    return arrays, header
+
+
+def rounded(value: Any) -> Any:
+    """Round every float in nested mappings and lists to six significant digits. Raises ValueError for NaN and infinity.
+
+    >>> rounded({"recon": 132.20001234, "per_dim": [0.1234567]})
+    {'recon': 132.2, 'per_dim': [0.123457]}
+    """
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        return float(f"{value:.6g}")
+    return value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested metrics with flat keys, ``section/name``. Raises ValueError for a key with a ``.``, DVC's own separator.
+
+    >>> flatten({"model": "vae", "test": {"recon": 132.2, "kl_per_dim": [3.1, 3.2]}})
+    {'model': 'vae', 'test/recon': 132.2, 'test/kl_per_dim/0': 3.1, 'test/kl_per_dim/1': 3.2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if "." in key:
+            raise ValueError(f"a metric's key must not contain '.': {key!r}")
+        if isinstance(value, list):
+            value = {str(index): item for index, item in enumerate(value)}
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numeric entries of a flat metrics file as floats, without its text and booleans."""
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def save_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write values as JSON, rounded, in the order given. Raises ValueError for NaN and infinity."""
+    write(path, json.dumps(rounded(values), indent=2, allow_nan=False) + "\n")
+
+
+def save_metrics(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write nested metrics as a flat JSON file (see :func:`flatten`). Raises ValueError for NaN and infinity."""
+    save_json(path, flatten(values))
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file of this pipeline. Raises IntegrityError naming the file when it is missing or damaged."""
+    try:
+        values = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from None
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path}: not a mapping; delete it and run `dvc repro`")
+    return values
+
+
+def save_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the columns of the first row, rounded. Raises ValueError for NaN, infinity and unknown columns."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rounded(list(rows)))
+    write(path, text.getvalue())
