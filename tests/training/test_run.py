@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on where it was and ends in the same bytes."""
+"""A training that is stopped or killed at any moment resumes and ends in the same bytes."""
 
 import os
 import signal
@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-from pipeline import checkpoint, experiment, files
-from pipeline.checkpoint import Checkpoints
-from pipeline.errors import BusyError, DivergedError, IntegrityError
-from pipeline.experiment import reads, train
+from pipeline import storage
+from pipeline.errors import BusyError, DivergedError, IntegrityError, ParamsError
 from pipeline.params import Params
-from pipeline.step import ExplicitStep
+from pipeline.training import checkpoint
+from pipeline.training import run as training_run
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.fused_mlp import FusedMLPStep
+from pipeline.training.run import logged_params, train
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("untracked")
 NAMES = ("ae", "vae")
@@ -43,20 +45,20 @@ def test_two_trainings_write_the_same_bytes_and_leave_no_checkpoint(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stopped_at_every_step_and_continued(
+def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
     name: str, params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(name, params, data_file, workspace / "whole")
-    step, taken, stop_at = ExplicitStep.__call__, 0, 0
+    step, taken, stop_at = FusedMLPStep.__call__, 0, 0
 
-    def stopping(*args: object) -> None:
+    def stopping(*args: object) -> object:
         nonlocal taken
         taken += 1
         if taken == stop_at:
             raise KeyboardInterrupt
-        step(*args)
+        return step(*args)
 
-    monkeypatch.setattr(ExplicitStep, "__call__", stopping)
+    monkeypatch.setattr(FusedMLPStep, "__call__", stopping)
     assert run(name, params, data_file, workspace / "counted") == expected
     steps = taken
     assert steps == 4 * (96 // 16)
@@ -76,13 +78,15 @@ def test_stopped_at_every_step_and_continued(
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import experiment, tracking
 from pipeline.params import Params
-from pipeline.step import ExplicitStep
+from pipeline.tracking import store
+from pipeline.tracking.run import Run
+from pipeline.training import run as training_run
+from pipeline.training.fused_mlp import FusedMLPStep
 
 moment, params, data, folder = sys.argv[1:]
-tracking.start = lambda *args: tracking.Run()
-step, replace, count = ExplicitStep.__call__, os.replace, 0
+store.start = lambda *args: Run()
+step, replace, count = FusedMLPStep.__call__, os.replace, 0
 
 def at(now):
     if now == moment:
@@ -92,24 +96,26 @@ def counting(*args):
     global count
     count += 1
     at(f"step {count}")
-    step(*args)
+    return step(*args)
 
 def replacing(source, target):
     at(f"{target.name} written")
     replace(source, target)
     at(f"{target.name} renamed")
 
-ExplicitStep.__call__ = counting
+FusedMLPStep.__call__ = counting
 os.replace = replacing
-experiment.CHECKPOINT_SECONDS = 0.0
-experiment.train("vae", Params.model_validate_json(params), Path(data), Path(folder), Path(folder))
+training_run.CHECKPOINT_SECONDS = 0.0
+training_run.train("vae", Params.model_validate_json(params), Path(data), Path(folder), Path(folder))
 """
 
 
 @pytest.mark.parametrize(
     "moment", ["step 3", "step 11", "1.safetensors written", "1.safetensors renamed", "vae.safetensors renamed"]
 )
-def test_killed_with_sigkill_and_continued(moment: str, params: Params, data_file: Path, workspace: Path) -> None:
+def test_a_training_killed_by_sigkill_ends_in_the_same_bytes(
+    moment: str, params: Params, data_file: Path, workspace: Path
+) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
     command = [sys.executable, "-c", DOOMED, moment, params.model_dump_json(), str(data_file), str(workspace / "out")]
     doomed = subprocess.run(command, cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=400)
@@ -118,7 +124,7 @@ def test_killed_with_sigkill_and_continued(moment: str, params: Params, data_fil
 
 
 def test_sigterm_ends_with_143_and_the_next_run_continues(data_file: Path, workspace: Path) -> None:
-    text = (ROOT / "params.yaml").read_text().replace("threads: 2", "threads: 1").replace("batch_size: 128", "batch_size: 16")
+    text = (ROOT / "params.yaml").read_text().replace("threads: 2 ", "threads: 1 ").replace("batch_size: 128", "batch_size: 16")
     (workspace / "params.yaml").write_text(text.replace("[512, 256]", "[16, 8]"))
     command = [sys.executable, "-u", "-m", "stages.train", "vae", "--data", str(data_file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # a store that is down
@@ -149,30 +155,32 @@ def test_sigterm_ends_with_143_and_the_next_run_continues(data_file: Path, works
     assert outputs("vae", workspace / "stopped") == outputs("vae", workspace / "whole")
 
 
-def test_a_second_trainer_of_the_same_is_refused_and_told_who_has_it(
+def test_a_second_process_of_the_same_training_is_refused_by_name(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Checkpoints] = []
 
     def busy(*args: object) -> None:
-        held.append(args[7])  # type: ignore[arg-type]
+        held.append(args[3])  # type: ignore[arg-type]
         with pytest.raises(BusyError, match=f"process {os.getpid()}") as caught:
             train("ae", params, data_file, workspace / "out", workspace / "out")
         assert caught.value.exit_code == 75
         raise InterruptedError
 
-    monkeypatch.setattr(experiment, "_train", busy)
+    monkeypatch.setattr(training_run, "_follow", busy)
     with pytest.raises(InterruptedError):
         train("ae", params, data_file, workspace / "out", workspace / "out")
     assert len(held) == 1
     assert not (workspace / "out").exists()
 
 
-def test_no_state_is_shared_by_trainings_that_differ(params: Params, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_that_differ_have_different_checkpoint_folders(
+    params: Params, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def folder(**decides: object) -> Path:
         return Checkpoints(workspace, "vae", **decides).folder
 
-    settings = reads(params, "vae")
+    settings = logged_params(params, "vae")
     base = folder(**settings, data="a", source="b", device="cpu")
     changes = [{"beta": 4.0}, {"seed": 2}, {"data": "x"}, {"source": "x"}, {"device": "cuda"}, {"train.threads": 3}]
     others = [folder(**settings | {"data": "a", "source": "b", "device": "cpu"} | change) for change in changes]
@@ -181,27 +189,27 @@ def test_no_state_is_shared_by_trainings_that_differ(params: Params, workspace: 
     assert len({base, *others}) == 1 + len(others)
 
 
-def test_beta_decides_the_vae_and_not_the_autoencoder(params: Params) -> None:
+def test_beta_is_a_param_of_the_vae_and_not_of_the_autoencoder(params: Params) -> None:
     changed = params.model_copy(update={"beta": 4.0})
-    assert reads(params, "ae") == reads(changed, "ae")
-    assert reads(params, "vae") != reads(changed, "vae")
+    assert logged_params(params, "ae") == logged_params(changed, "ae")
+    assert logged_params(params, "vae") != logged_params(changed, "vae")
 
 
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_the_older_one(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
-    step, taken = ExplicitStep.__call__, 0
+    step, taken = FusedMLPStep.__call__, 0
 
-    def stopping(*args: object) -> None:
+    def stopping(*args: object) -> object:
         nonlocal taken
         taken += 1
         if taken == 3 * 6 + 1:
             raise KeyboardInterrupt
-        step(*args)
+        return step(*args)
 
-    monkeypatch.setattr(ExplicitStep, "__call__", stopping)
-    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(FusedMLPStep, "__call__", stopping)
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train("vae", params, data_file, workspace / "out", workspace / "out")
     (newest,) = workspace.rglob("0.safetensors")
@@ -214,7 +222,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert "continuing after epoch 2" in said.out
 
 
-def test_stopped_while_a_checkpoint_is_written_its_epoch_is_kept(
+def test_a_training_stopped_while_it_writes_a_checkpoint_keeps_that_epoch(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = run("vae", params, data_file, workspace / "whole")
@@ -227,7 +235,7 @@ def test_stopped_while_a_checkpoint_is_written_its_epoch_is_kept(
             raise KeyboardInterrupt
         sync(file)
 
-    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train("vae", params, data_file, workspace / "out", workspace / "out")
@@ -239,23 +247,35 @@ def test_stopped_while_a_checkpoint_is_written_its_epoch_is_kept(
 def test_a_training_that_diverges_writes_nothing_and_keeps_its_checkpoint(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, taken = ExplicitStep.__call__, 0
+    step, taken = FusedMLPStep.__call__, 0
 
-    def poisoned(self: ExplicitStep, pixels: object, mask: object, noise: object, beta: float, rate: float) -> None:
+    def poisoned(self: FusedMLPStep, x: object, encoder_input: object, noise: object, beta: float) -> object:
         nonlocal taken
         taken += 1
-        step(self, pixels, mask, noise, float("nan") if taken == 14 else beta, rate)
+        return step(self, x, encoder_input, noise, float("nan") if taken == 14 else beta)
 
-    monkeypatch.setattr(ExplicitStep, "__call__", poisoned)
+    monkeypatch.setattr(FusedMLPStep, "__call__", poisoned)
     with pytest.raises(DivergedError, match="epoch 3: the loss") as caught:
         train("vae", params, data_file, workspace / "out", workspace / "out")
     assert caught.value.exit_code == 4
     assert not (workspace / "out").exists()
     (kept,) = workspace.rglob("0.safetensors")
-    assert files.load_arrays(kept)[1]["epoch"] == 2
+    assert storage.load_arrays(kept)[1]["epoch"] == 2
 
 
-def test_damaged_data_are_named(params: Params, data_file: Path, workspace: Path) -> None:
+def test_the_interval_of_sample_grids_does_not_change_the_training(params: Params) -> None:
+    often = params.model_copy(update={"tracking": params.tracking.model_copy(update={"sample_every": 1})})
+    assert logged_params(often, "vae") == logged_params(params, "vae")
+
+
+def test_an_unknown_net_is_refused_in_one_line(params: Params, data_file: Path, workspace: Path) -> None:
+    other = params.model_copy(update={"vae": params.vae.model_copy(update={"net": "transformer"})})
+    with pytest.raises(ParamsError, match=r"vae\.net: 'transformer' is not allowed; allowed is mlp"):
+        train("vae", other, data_file, workspace / "out", workspace / "out")
+    assert not (workspace / "out").exists()
+
+
+def test_a_damaged_data_file_is_named(params: Params, data_file: Path, workspace: Path) -> None:
     content = bytearray(data_file.read_bytes())
     content[-1] ^= 1
     data_file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a killed training continues from: two generations of checkpoints and one writer."""
+"""The checkpoints from which a stopped training continues: two generations, one writer."""
 
 import fcntl
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import BusyError, IntegrityError
-from pipeline.files import Arrays, load_arrays, save_arrays, write
+from pipeline.storage import Arrays, load_arrays, save_arrays, write
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parents[1]
 
 
 def source_sha256() -> str:
@@ -60,6 +60,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.close()
+        del self._lock  # so that the others can be pickled
 
     def save(self, arrays: Arrays, header: dict[str, Any]) -> None:
         """Write a checkpoint over the older of the two; ``header["epoch"]`` orders them."""
@@ -78,19 +79,15 @@ class Checkpoints:
                     continue
                 if newest is None or found[1]["epoch"] > newest[1]["epoch"]:
                     newest = found
-                    self._generations.sort(key=lambda generation, kept=path: generation == kept)  # type: ignore[misc]
+                    self._generations.sort(key=path.__eq__)
         return newest
 
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run of this training, kept from its first moment so that a resumed training continues it."""
+    def run_id(self, new: str | None = None) -> str | None:
+        """Return the MLflow run of this training, which a resumed training continues, after noting a ``new`` one."""
+        if new:
+            write(self.folder / "run_id", new)
         path = self.folder / "run_id"
         return path.read_text() if path.exists() else None
-
-    @run_id.setter
-    def run_id(self, run_id: str | None) -> None:
-        if run_id:
-            write(self.folder / "run_id", run_id)
 
     def clear(self) -> None:
         """Delete the checkpoints, once the training's outputs are written."""

@@ -1,0 +1,51 @@
+"""Several trainings at once: processes of few threads train more images a second than one process of many."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.params import Params
+from pipeline.startup import choose_waiting
+from pipeline.sweeps.pool import Report, run_all, workers
+
+if TYPE_CHECKING:  # only the processes of the pool import torch
+    from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.trainer import Epoch
+
+
+class Training(NamedTuple):
+    """One training; the fields are those of :func:`pipeline.training.run.train`."""
+
+    name: str
+    params: Params
+    data: Path
+    out: Path
+    stem: str = ""
+
+
+def _train(training: Training, tags: Mapping[str, str], report: Report) -> "Checkpoints":
+    from pipeline.training.run import train
+
+    def progress(epochs: "Iterator[Epoch]", name: str, total: int, done: int) -> "Iterator[Epoch]":
+        for epoch in epochs:
+            report(f"epoch {epoch.number}/{total}, val/loss {epoch.metrics['val/loss']:.2f} nats")
+            yield epoch
+
+    name, params, data, out, stem = training
+    return train(name, params, data, out, out, stem, tags, progress)
+
+
+def run_trainings(trainings: Mapping[str, Training], params: Params, tags: Mapping[str, str] | None = None) -> None:
+    """Train models at once, by label; the outputs are those of single trainings with as many threads.
+
+    ``pool.threads`` and ``train.device`` limit the number of processes; ``tags`` are further tags of all runs.
+    Raises what :func:`pipeline.training.run.train` raises.
+    """
+    choose_waiting(params.pool.threads)  # the processes inherit it
+    tasks = {label: partial(_train, training, tags or {}) for label, training in trainings.items()}
+    units = sum(getattr(training.params, training.name).epochs for training in trainings.values())
+    done = run_all(tasks, "training", workers(params.pool.threads, params.train.device), units)
+    # Not earlier: DVC deletes the whole output before it restarts an interrupted stage.
+    for checkpoints in done.values():
+        checkpoints.clear()

@@ -1,0 +1,77 @@
+"""One pass over images: what its steps are taken with, taking them, and validation."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.data import Images, Shape, intensities
+from pipeline.models import LatentModel
+from pipeline.runtime import generator
+from pipeline.training.config import TrainConfig
+from pipeline.training.optimizer import Optimizer
+from pipeline.training.step import TrainStep
+
+_MASKS = 1024
+_VALIDATION_BATCH = 2048
+
+
+class Batches(NamedTuple):
+    """The random draws of an epoch. Masks of the input dropout are a pool: one for each image would cost more than a matmul."""
+
+    order: Tensor  # rows of the images [steps, B]
+    masks: Tensor  # [M, C, H, W]
+    mask_order: Tensor  # rows of the masks [steps, B]
+    noise: Tensor  # standard normal [steps, B, noise_dim]
+
+
+def resident(images: Images, device: torch.device) -> Tensor:
+    """Return images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
+    return torch.from_numpy(images.pixels).to(device)
+
+
+def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int) -> Batches:
+    """Return the draws of an epoch, on the CPU; they depend on the arguments alone.
+
+    An epoch is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each
+    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean.
+    """
+    batch_size = min(config.batch_size, count)
+    steps = count // batch_size
+    order = torch.randperm(count, generator=generator(config.seed, "order", epoch))[: steps * batch_size].view(steps, batch_size)
+    noise = torch.randn(steps, batch_size, noise_dim, generator=generator(config.seed, "noise", epoch))
+    if not config.input_dropout:
+        return Batches(order, torch.ones(1, *shape), torch.zeros_like(order), noise)
+    draws = generator(config.seed, "masks", epoch)
+    masks = (torch.rand(_MASKS, *shape, generator=draws) >= config.input_dropout).float().div_(1 - config.input_dropout)
+    return Batches(order, masks, torch.randint(_MASKS, order.shape, generator=draws), noise)
+
+
+def run_epoch(
+    step: TrainStep, optimizer: Optimizer, images: Tensor, batches: Batches, beta: float, rates: Sequence[float]
+) -> dict[str, Tensor]:
+    """Take one step for each batch of an epoch; return the sums of their terms, which stay on the device.
+
+    Takes what computes the gradients and what applies them, all images (uint8 ``[N, C, H, W]``), the weight of the KL term, and
+    the learning rate of each step.
+    """
+    totals: dict[str, Tensor] = {}
+    order, masks, mask_order, noise = (tensor.to(images.device) for tensor in batches)
+    for rows, mask_rows, eps, rate in zip(order, mask_order, noise, rates, strict=True):
+        x = intensities(images.index_select(0, rows))
+        terms = step(x, x * masks.index_select(0, mask_rows), eps, beta)
+        optimizer.set_learning_rate(rate)
+        optimizer.step(loss=terms["loss"])
+        totals = {name: value + totals[name] if totals else value for name, value in terms.items()}
+    return totals
+
+
+@torch.no_grad()
+def validate(model: LatentModel, images: Tensor, noise: Tensor) -> dict[str, Any]:
+    """Return the objective at beta = 1 and its parts, means over all ``images`` (uint8 ``[N, C, H, W]``) in nats."""
+    totals: dict[str, Tensor] = {}
+    for pixels, eps in zip(images.split(_VALIDATION_BATCH), noise.split(_VALIDATION_BATCH), strict=True):
+        for name, value in model.loss_terms(intensities(pixels), eps).items():
+            totals[name] = totals.get(name, 0) + value.cpu().double() * len(pixels)  # MPS has no float64
+    return {name: (total / len(images)).tolist() for name, total in totals.items()}

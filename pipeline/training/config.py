@@ -1,0 +1,35 @@
+"""The configuration of one training: everything but the model and the images."""
+
+from dataclasses import dataclass, fields
+
+from pipeline.params import ModelParams, Params
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How :func:`pipeline.training.trainer.fit` trains; most fields are those of params.yaml."""
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    patience: int = 7
+    seed: int = 0
+    """Of the permutations, the noise and the input dropout."""
+    beta: float = 1.0
+    warmup_epochs: int = 0
+    """Epochs over which the KL weight rises to beta; the best epoch is the last of them or a later one."""
+    input_dropout: float = 0.0
+    """An encoder that memorizes images places new ones badly (1511.06406, 1805.08913)."""
+    decoder_input_lr_multiplier: float = 1.0
+    """Adam moves every weight alike, so a layer of two inputs, whose weights are large, follows slowly (see 2203.03466 for how
+    widths and learning rates go together)."""
+    hidden_optimizer: str = "adam"
+    fused: bool = True
+    """Compute the gradient without autograd where the model allows it; False: the reference."""
+
+    @classmethod
+    def from_params(cls, params: Params, model: ModelParams) -> "TrainConfig":
+        """Return how params.yaml trains the model of this section."""
+        values = params.train.model_dump() | model.model_dump() | {"seed": params.seed, "beta": params.beta}
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})

@@ -1,0 +1,173 @@
+"""One training with its outputs for DVC, its MLflow run, and its checkpoints."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline import runtime
+from pipeline.data import Images, holdout, load_dataset
+from pipeline.models import MODELS, ModelConfig
+from pipeline.models.weights import Trained, save_weights
+from pipeline.params import ModelParams, Params
+from pipeline.storage import flatten, md5, numbers, save_csv, save_metrics
+from pipeline.tracking import events, store
+from pipeline.tracking.run import Run
+from pipeline.training.checkpoint import Checkpoints, source_sha256
+from pipeline.training.config import TrainConfig
+from pipeline.training.trainer import Epoch, State, fit
+
+GRID = 64
+CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
+
+Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]
+"""Pass on the epochs of a training of this name, out of a total, some of which are done, and show them."""
+
+
+def logged_params(params: Params, name: str) -> dict[str, Any]:
+    """Return the params that decide a model's training, flat, as they are logged to MLflow."""
+    section: ModelParams = getattr(params, name)
+    values = {"seed": params.seed, "data.val_size": params.data.val_size, "model.name": name}
+    values |= {f"train.{key}": value for key, value in params.train.model_dump().items()}
+    values |= {f"model.{key}": value for key, value in section.model_dump().items()}
+    return values | ({"beta": params.beta} if MODELS[name].is_probabilistic else {})
+
+
+def new_model(name: str, params: Params, dataset: str, train: Images) -> Trained:
+    """Return the untrained model of params.yaml, its weights drawn by ``seed``, its decoder's bias at the mean image.
+
+    Raises ParamsError for a net that is not registered or does not accept the ``hidden_dims``.
+    """
+    section: ModelParams = getattr(params, name)
+    config = ModelConfig(name, section.net, train.shape, section.latent_dim, tuple(section.hidden_dims))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        model = config.build()
+    model.start_at_mean(torch.from_numpy(train.mean_image()), len(train))
+    return Trained(model, config, dataset, params.beta if model.is_probabilistic else None)
+
+
+def show_progress(epochs: Iterator[Epoch], name: str, total: int, done: int) -> Iterator[Epoch]:
+    """Pass epochs on, showing a bar on a terminal and a line each in a log."""
+    bar = tqdm(epochs, name, total, initial=done, unit="epoch", disable=None)
+    for epoch in bar:
+        line = f"train/loss {epoch.metrics['train/loss']:.2f}, val/loss {epoch.metrics['val/loss']:.2f} nats"
+        if bar.disable:
+            click.echo(f"{name} epoch {epoch.number}/{total}: {line}, {epoch.samples / epoch.seconds:,.0f} images/s")
+        bar.set_postfix_str(line)
+        yield epoch
+
+
+def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params, device: torch.device) -> Callable[[Epoch], None]:
+    """Return what logs, every few epochs, samples from the prior and reconstructions of validation images."""
+    latents = torch.randn(GRID, trained.model.latent_dim, generator=runtime.generator(params.seed, "grid")).to(device)
+    columns = min(8, len(validation))
+    x = torch.from_numpy(validation.take(slice(min(GRID // 2, len(validation)) // columns * columns)).intensities).to(device)
+
+    def images(z: Tensor) -> np.ndarray:
+        return torch.sigmoid(trained.model.decode(z)).numpy(force=True)
+
+    @torch.no_grad()
+    def log(epoch: Epoch) -> None:
+        if epoch.number % params.tracking.sample_every and not epoch.is_last:
+            return
+        run.log_grid("samples", images(latents), epoch.number)
+        pair = np.stack([x.numpy(force=True), images(trained.model.encode(x).mean)])
+        # Each row of inputs stands above the row of their reconstructions.
+        rows = pair.reshape(2, -1, columns, *x.shape[1:]).swapaxes(0, 1).reshape(-1, *x.shape[1:])
+        run.log_grid("reconstructions", rows, epoch.number, columns)
+
+    return log
+
+
+def _follow(
+    epochs: Iterator[Epoch], resume: State | None, saved: Checkpoints, run: Run, log_grids: Callable[[Epoch], None]
+) -> tuple[list[dict[str, float]], int]:
+    """Run the epochs that are left: log them, save checkpoints; return the history, a row an epoch, and the best epoch."""
+    header: dict[str, Any] = resume.header if resume else {"rows": [], "elapsed": [], "best_epoch": 0}
+    rows, elapsed, best_epoch = [*header["rows"]], [*header["elapsed"]], header["best_epoch"]
+    for row, seconds in zip(rows, elapsed, strict=True):
+        run.log_epoch(row, seconds)
+    unsaved, saved_at = None, time.monotonic()
+    try:
+        for epoch in epochs:
+            rows.append({"epoch": epoch.number, **epoch.metrics})
+            elapsed.append((elapsed[-1] if elapsed else 0.0) + epoch.seconds)
+            best_epoch = epoch.state.header["best_epoch"]
+            header = epoch.state.header | {"rows": [*rows], "elapsed": [*elapsed]}
+            unsaved = State({name: array.copy() for name, array in epoch.state.arrays.items()}, header)
+            if epoch.is_last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                saved.save(unsaved.arrays, unsaved.header)
+                unsaved, saved_at = None, time.monotonic()
+            run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
+            log_grids(epoch)
+    except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last epoch is kept
+        if unsaved:
+            with suppress(OSError):
+                saved.save(unsaved.arrays, unsaved.header)
+        raise
+    return rows, best_epoch
+
+
+def train(
+    name: str,
+    params: Params,
+    data: Path,
+    out: Path,
+    metrics: Path,
+    stem: str = "",
+    tags: Mapping[str, str] | None = None,
+    progress: Progress = show_progress,
+) -> Checkpoints:
+    """Train a model, from its last checkpoint if there is one.
+
+    Writes ``out/STEM.safetensors``, ``metrics/STEM_history.csv`` and ``metrics/STEM_train.json``, and logs one MLflow run.
+
+    Of ``params``, :func:`logged_params` says what counts; ``data`` is the prepared data set; the files in the folders ``out`` and
+    ``metrics`` are called ``stem`` (default: ``name``); ``tags`` are added to the run's.
+
+    Returns its checkpoints, to be cleared once nothing can delete the outputs any more.
+
+    Raises:
+        IntegrityError: the data file is missing or damaged.
+        BusyError: the same training already runs.
+        DivergedError: the loss is no longer finite; the last checkpoint is kept.
+    """
+    settings, options, stem = logged_params(params, name), params.train, stem or name
+    dataset = load_dataset(data)
+    training, validation = holdout(dataset.train, params.data.val_size, params.seed)
+    identity = {"data.md5": md5(data), "source.sha256": source_sha256()}
+    root = store.root() / ".pipeline" / "checkpoints"
+    with (
+        runtime.use(options.device, options.threads, options.precision) as rt,
+        Checkpoints(root, name, **settings, **identity, device=rt.device.type, gpu=rt.gpu) as saved,
+    ):
+        trained = new_model(name, params, dataset.name, training)
+        click.echo(f"{stem} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
+        about = {"dataset": dataset.name, **identity, "device": rt.device.type, "threads": rt.threads, "torch": torch.__version__}
+        with store.start(events.label(settings), about | dict(tags or {}), saved.run_id()) as run:
+            saved.run_id(run.id)
+            events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)
+            config = TrainConfig.from_params(params, getattr(params, name))
+            checkpoint = saved.load()
+            resume = State(*checkpoint) if checkpoint else None
+            done = resume.header["epoch"] if resume else 0
+            if done:
+                click.echo(f"{stem}: continuing after epoch {done}")
+            epochs = fit(trained.model, training, validation, config, runtime=rt, resume=resume)
+            log_grids = _grid_logger(run, trained, validation, params, rt.device)
+            rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, run, log_grids)
+            history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
+            save_weights(weights, trained)
+            save_csv(history, rows)
+            summary = flatten({"epochs": len(rows), "best": rows[best_epoch - 1]})
+            save_metrics(metrics / f"{stem}_train.json", summary)
+            events.log_training_end(run, settings, numbers(summary), md5(weights), training.shape, history, weights)
+    return saved

@@ -1,0 +1,118 @@
+"""The training loop: a generator of epochs that knows no tracker, no file and no model's name."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pipeline.data import Images
+from pipeline.errors import DivergedError
+from pipeline.models import LatentModel
+from pipeline.runtime import Runtime, generator
+from pipeline.storage import Arrays, flatten
+from pipeline.training.batches import draw_batches, resident, run_epoch, validate
+from pipeline.training.config import TrainConfig
+from pipeline.training.optimizer import Optimizer
+from pipeline.training.schedules import EarlyStopping, kl_weight, learning_rate
+from pipeline.training.step import train_step
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a training continues from, to the bit: arrays and a JSON-able header."""
+
+    arrays: Arrays
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The result of one pass over the training images.
+
+    ``metrics`` are nats per image: ``train/*`` the means over the epoch's steps, ``val/*`` over the validation images at
+    beta = 1 with the same noise every time. ``state`` is valid until the next epoch is asked for.
+    """
+
+    number: int  # from 1
+    metrics: dict[str, float]
+    seconds: float  # wall time of the training steps
+    samples: int  # images trained on
+    is_last: bool
+    state: State
+
+
+def fit(
+    model: LatentModel,
+    train: Images,
+    val: Images,
+    config: TrainConfig,
+    *,
+    runtime: Runtime | None = None,
+    resume: State | None = None,
+) -> Iterator[Epoch]:
+    """Train a model, yielding after each epoch; when the generator ends, the model holds the best weights.
+
+    Permutations, masks and noise depend on ``(config.seed, epoch)`` alone (:func:`draw_batches`), so that continuing from
+    ``resume`` gives the bits of an uninterrupted run.
+
+    Args:
+        model: moved to the runtime's device and changed in place.
+        train, val: images to learn from and to choose the best epoch by.
+        runtime: where to compute; by default the CPU as it is.
+        resume: the state to continue from.
+
+    Raises DivergedError when a loss or a gradient was not finite; no step was taken with it.
+    """
+    runtime = runtime or Runtime(torch.device("cpu"))
+    device = runtime.device
+    model.to(device).train()
+    images, held_out = resident(train, device), resident(val, device)
+    batch_size = min(config.batch_size, len(train))
+    steps = len(train) // batch_size
+    val_noise = torch.randn(len(val), model.noise_dim, generator=generator(config.seed, "validation")).to(device)
+    optimizer = Optimizer(model.param_groups(config.hidden_optimizer, config.decoder_input_lr_multiplier))
+    step = train_step(model, batch_size, runtime, config.fused)
+    best_weights = optimizer.weights.clone()
+    epoch, stopping = 0, EarlyStopping()
+    if resume:
+        header = dict(resume.header)
+        epoch, stopping = header["epoch"], EarlyStopping(**{name: header[name] for name in asdict(stopping)})
+        saved = {name: torch.from_numpy(array).to(device) for name, array in resume.arrays.items()}
+        optimizer.weights.copy_(saved["weights"])
+        best_weights.copy_(saved["best_weights"])
+        optimizer.load_state_dict(saved)
+
+    while not stopping.should_stop(config, epoch):
+        epoch += 1
+        start = time.perf_counter()
+        batches = draw_batches(config, epoch, len(train), train.shape, model.noise_dim)
+        first = (epoch - 1) * steps
+        rates = [learning_rate(config, first + i, config.epochs * steps) for i in range(steps)]
+        totals = run_epoch(step, optimizer, images, batches, kl_weight(config, epoch), rates)
+        metrics = {f"train/{name}": total.item() / steps for name, total in totals.items()}
+        seconds = time.perf_counter() - start
+        if optimizer.found_inf.item():
+            raise DivergedError(
+                f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
+                f"Lower train.learning_rate ({config.learning_rate:g})"
+                + (f" or beta ({config.beta:g})" if model.is_probabilistic else "")
+            )
+        metrics |= flatten({"val": validate(model, held_out, val_noise)})
+        metrics["learning_rate"] = rates[-1]
+        if not math.isfinite(metrics["val/loss"]):
+            raise DivergedError(
+                f"epoch {epoch}: the validation loss is not finite; lower train.learning_rate ({config.learning_rate:g})"
+            )
+        if stopping.update(config, epoch, metrics["val/loss"]):
+            best_weights.copy_(optimizer.weights)
+        tensors = optimizer.state_dict() | {"weights": optimizer.weights, "best_weights": best_weights}
+        arrays = {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+        state = State(arrays, {"epoch": epoch, **asdict(stopping)})
+        yield Epoch(epoch, metrics, seconds, steps * batch_size, stopping.should_stop(config, epoch), state)
+
+    with torch.no_grad():
+        optimizer.weights.copy_(best_weights)
+    model.eval()

@@ -1,0 +1,26 @@
+"""Tasks for the pool's tests, in a module of their own so that their processes import little."""
+
+import os
+import signal
+from pathlib import Path
+
+from pipeline.sweeps.pool import Report
+
+
+def square(number: int, report: Report) -> int:
+    report(f"squaring {number}")
+    return number * number
+
+
+def fail(error: Exception, report: Report) -> None:
+    raise error
+
+
+def die(report: Report) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(folder: Path, report: Report) -> None:
+    (folder / str(os.getpid())).touch()
+    report("waiting")
+    signal.pause()
