@@ -1,20 +1,19 @@
-"""Holes: where the latent space decodes to nothing the judge knows, or where no code ever lies."""
+"""Holes: regions of the latent space that decode to images unlike the data, or that contain no codes."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import ConvexHull, Delaunay
+from scipy.stats import multivariate_normal
 
+from pipeline.evaluation.context import EvalContext, MetricResult
 from pipeline.evaluation.distances import nearest
 from pipeline.evaluation.geometry import frame
-from pipeline.evaluation.pictures import grid
+from pipeline.evaluation.plot_data import grid
 from pipeline.evaluation.samplers import covariance, gaussian, prior, scott
-from pipeline.evaluation.subject import Findings, Subject
 
-THRESHOLDS = (0.5, 0.8, 0.9)
-COVERED = 0.1
-QUANTILE = 0.95
+PERCENTS = (50, 80, 90)  # thresholds of the confidence
 
 
 def hull(codes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -24,75 +23,65 @@ def hull(codes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     volumes = np.abs(np.linalg.det(simplices[:, 1:] - simplices[:, :1]))
     chosen = simplices[rng.choice(len(simplices), size=size, p=volumes / volumes.sum())]
     weights = rng.dirichlet(np.ones(codes.shape[1] + 1), size=size)
-    return np.einsum("nk,nkd->nd", weights, chosen)
-
-
-def log_gaussian(z: np.ndarray, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
-    """Return the log density ``[N]`` at points ``[N, d]`` of a Gaussian with the Cholesky factor ``[d, d]`` of its covariance."""
-    white = np.linalg.solve(root, (z - mean).T)
-    return -0.5 * np.square(white).sum(0) - np.log(np.diag(root)).sum() - 0.5 * z.shape[1] * np.log(2 * np.pi)
+    return np.asarray(np.einsum("nk,nkd->nd", weights, chosen))
 
 
 def log_density(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the log density ``[N]`` at points ``[N, d]`` of a kernel estimate from centres ``[M, d]`` (Scott's bandwidth).
 
-    It moves with the centres under every affine map, so it is as fair to codes of any scale.
+    Affine maps of points and centres only add a constant, so codes of any scale compare.
     """
     root = np.linalg.cholesky(covariance(centres)) * scott(*centres.shape)
     a, b = (torch.from_numpy(np.linalg.solve(root, points.T).T.astype(np.float32)) for points in (z, centres))
-    sums = torch.cat([(-0.5 * torch.cdist(part, b).square()).logsumexp(1) for part in a.split(1000)])
+    sums = torch.cat([(-0.5 * torch.cdist(part, b).square()).logsumexp(1) for part in torch.split(a, 200)])
     normaliser = np.log(np.diag(root)).sum() + 0.5 * z.shape[1] * np.log(2 * np.pi) + np.log(len(centres))
-    return sums.numpy().astype(np.float64) - normaliser
+    return np.asarray(sums.double().numpy() - normaliser)
 
 
-def measures(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return, for each reference measure m, draws ``[N, d]`` and log m at them ``[N]``.
+def measures(context: EvalContext) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each reference measure m, points ``[N, d]`` drawn from it and log m at them ``[N]``.
 
-    ``prior``: N(0, I), the same draws for every model; ``matched``: the Gaussian with the codes' mean and covariance;
-    ``hull``: uniform on the codes' convex hull, where they fill a plane.
+    ``prior``: N(0, I), the same points for every model; ``matched``: the Gaussian with the codes' mean and covariance;
+    ``hull``: uniform on the codes' convex hull, in two dimensions unless the codes lie on a line.
     """
-    codes, size = subject.reference_codes.astype(np.float64), subject.budget.samples
-    dim = codes.shape[1]
-    z = prior(codes, size, subject.rng("holes prior"))
-    drawn = {"prior": (z, log_gaussian(z, np.zeros(dim), np.eye(dim)))}
-    z = gaussian(codes, size, subject.rng("holes matched"))
-    drawn["matched"] = (z, log_gaussian(z, codes.mean(0), np.linalg.cholesky(covariance(codes))))
-    if dim == 2 and np.linalg.matrix_rank(codes - codes.mean(0)) == 2:
-        z = hull(codes, size, subject.rng("holes hull"))
+    codes, size = context.reference_codes.astype(np.float64), context.budget.samples
+    z = prior(codes, size, context.rng("holes prior"))
+    drawn = {"prior": (z, multivariate_normal(np.zeros(codes.shape[1])).logpdf(z))}
+    z = gaussian(codes, size, context.rng("holes matched"))
+    drawn["matched"] = (z, multivariate_normal(codes.mean(0), covariance(codes)).logpdf(z))
+    if codes.shape[1] == 2 and np.linalg.matrix_rank(codes - codes.mean(0)) == 2:
+        z = hull(codes, size, context.rng("holes hull"))
         drawn["hull"] = (z, np.full(size, -np.log(ConvexHull(codes).volume)))
     return drawn
 
 
-def holes(subject: Subject) -> Findings:
-    r"""Measure how much of the latent space is holes, under each of :func:`measures`; nothing without a judge.
+def holes(context: EvalContext) -> MetricResult:
+    r"""Measure the share of holes in the latent space under each of :func:`measures`; empty without a classifier.
 
-    ``confidence_t``: the mass where the judge's top probability of the decoded image is under t; ``off_manifold``: the mass
-    where the decoded image is further from all training images, in the judge's features, than 95% of real test images;
-    ``coverage`` (two dimensions): the mass where :math:`q(z) / m(z) < 0.1`, q estimated from draws of the aggregate
-    posterior. All are shares in [0, 1], so models with codes of any scale compare; their standard error is
-    :math:`\sqrt{p (1 - p) / N}`. Reference: 2110.03318.
-
-    In a plane there are maps over the codes' extent: the judge's confidence, and the codes' log density.
+    ``confidence_below_80`` (and 50, 90): the mass where the classifier's top probability of the decoded image is below 0.8;
+    ``off_manifold``: the mass where the decoded image is further from all training images, in the classifier's features, than
+    95% of the real test images; ``coverage`` (two dimensions): the mass where :math:`q(z) / m(z) < 0.1`, with q estimated from
+    samples of the aggregate posterior. All are shares in [0, 1], so models with codes of any scale compare; their standard error
+    is :math:`\sqrt{p (1 - p) / N}`. Reference: 2110.03318. In a plane, there are maps of confidence and log density.
     """
-    judge = subject.judge
-    if judge is None:
-        return Findings({})
-    train = judge.look(subject.reference.pixels)[0]
-    real = nearest(judge.look(subject.test.pixels)[0], train)
-    limit = np.quantile(real, QUANTILE)
+    if (classifier := context.classifier) is None:
+        return MetricResult({})
+    is_plane = context.model.latent_dim == 2
+    train = classifier.predict(context.reference.intensities)[0]
+    limit = np.quantile(nearest(classifier.predict(context.test.intensities)[0], train), 0.95)
     numbers: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
-    centres = subject.reference_draws.astype(np.float64)
-    for name, (z, log_measure) in measures(subject).items():
-        features, probabilities = judge.look(subject.decode(z))
-        top, far = probabilities.max(-1), nearest(features, train) > limit
-        numbers[name] = {f"confidence_{threshold}": float((top < threshold).mean()) for threshold in THRESHOLDS}
-        numbers[name]["off_manifold"] = float(far.mean())
-        if subject.model.latent_dim == 2:
-            numbers[name]["coverage"] = float((log_density(z, centres) - log_measure < np.log(COVERED)).mean())
-        arrays |= {f"top_{name}": top, f"far_{name}": far}
-    if subject.model.latent_dim == 2:
-        points = grid(*frame(subject.codes))
-        arrays["confidence_map"] = judge.look(subject.decode(points))[1].max(-1)
+    centres = context.reference_samples.astype(np.float64)
+    for name, (z, log_measure) in measures(context).items():
+        features, probabilities = classifier.predict(context.decode(z))
+        confidence, off_manifold = probabilities.max(-1), nearest(features, train) > limit
+        numbers[name] = {f"confidence_below_{percent}": float((confidence < percent / 100).mean()) for percent in PERCENTS}
+        numbers[name]["off_manifold"] = float(off_manifold.mean())
+        if is_plane:
+            numbers[name]["coverage"] = float((log_density(z, centres) - log_measure < np.log(0.1)).mean())
+        arrays |= {f"confidence_{name}": confidence, f"off_manifold_{name}": off_manifold}
+    if is_plane:
+        points = grid(*frame(context.codes))
+        arrays["confidence_map"] = classifier.predict(context.decode(points))[1].max(-1)
         arrays["density_map"] = log_density(points.reshape(-1, 2), centres).reshape(points.shape[:2]).astype(np.float32)
-    return Findings(numbers, arrays=arrays)
+    return MetricResult(numbers, arrays=arrays)

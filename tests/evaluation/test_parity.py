@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
 from prdc import compute_prdc
 from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from pipeline.classifier import Classifier
 from pipeline.evaluation.distances import prdc
-from pipeline.evaluation.samples import NEIGHBOURS, compare, shuffled
-from pipeline.frechet import frechet
-from pipeline.judge import Judge, learn
+from pipeline.evaluation.sample_quality import NEIGHBOURS, compare, shuffled
+from pipeline.stats import frechet_distance
+from tests.conftest import blobs
 
 SIZE = 700  # more than one chunk of rows
 
@@ -31,23 +31,18 @@ class Features(NamedTuple):
     numbers: dict[str, float]
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return learn("blobs", blobs(400, seed=0), blobs(200, seed=1), num_steps=60, seed=0)
-
-
 @pytest.fixture(scope="module", params=["real", "noisy", "shuffled"])
-def features(request: pytest.FixtureRequest, judge: Judge) -> Features:
-    """The judge's features of real images and of as many other real ones, of those with noise, and of shuffled ones."""
+def features(request: pytest.FixtureRequest, classifier: Classifier) -> Features:
+    """The classifier's features of real images and of as many other real ones, of those with noise, and of shuffled ones."""
     rng = np.random.default_rng(0)
     real, other = blobs(SIZE, seed=2), blobs(SIZE, seed=3)
     images = {
-        "real": other.pixels,
-        "noisy": (other.pixels + rng.normal(0, 0.1, other.pixels.shape)).clip(0, 1),
-        "shuffled": shuffled(other.pixels, rng),
+        "real": other.intensities,
+        "noisy": (other.intensities + rng.normal(0, 0.1, other.pixels.shape)).clip(0, 1),
+        "shuffled": shuffled(other.intensities, rng),
     }[request.param]
-    seen = judge.look(real.pixels)[0]
-    numbers, fake = compare(judge, images, seen, np.full(4, 0.25))
+    seen = classifier.predict(real.intensities)[0]
+    numbers, fake = compare(classifier, images, seen)
     return Features(seen, fake, numbers)
 
 
@@ -109,7 +104,7 @@ class TestKid:
         other = torchmetrics_kid(features.real, features.fake, degree=2)
         assert features.numbers["kid"] != pytest.approx(other, rel=1e-3, abs=1e-6)
 
-    def test_the_subsets_of_the_package_scatter_around_the_value_of_all_points(self, features: Features):
+    def test_mean_over_subsets_of_the_package_is_near_the_value_of_all_points(self, features: Features):
         metric = fed(KernelInceptionDistance(_Given(64), subsets=20, subset_size=200), features.real, features.fake)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -120,10 +115,10 @@ class TestKid:
 class TestFrechet:
     def test_parity(self, features: Features):
         expected = torchmetrics_frechet(features.real, features.fake)
-        assert features.numbers["fcd"] == pytest.approx(expected, rel=1e-6, abs=1e-8)
+        assert features.numbers["frechet_distance"] == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
     def test_parity_for_few_points(self):
         # At 50 points a covariance divided by N, not N - 1, would be off by 2%.
         rng = np.random.default_rng(2)
         x, y = rng.normal(size=(50, 4)), 3 * rng.normal(size=(60, 4)) + 1
-        assert frechet(x, y) == pytest.approx(torchmetrics_frechet(x, y), rel=1e-9)
+        assert frechet_distance(x, y) == pytest.approx(torchmetrics_frechet(x, y), rel=1e-9)

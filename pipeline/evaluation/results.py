@@ -1,0 +1,92 @@
+"""The arrays of one evaluated model: written once, read by figures, explorer and claims without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import IntegrityError
+from pipeline.storage import Arrays, load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class Results:
+    """One model's measurements that are arrays, by name; arrays that do not apply to the model or the data are absent.
+
+    Images are intensities in [0, 1]; d is the latent dimension, N the number of test images.
+
+    - ``codes``, ``spread`` [N, d]: posterior means of the test images, and their standard deviations (zeros for a point);
+      ``labels`` [N]: their classes.
+    - ``inputs``, ``reconstructions`` [K, C, H, W]: some test images of each class, and their reconstructions;
+      ``prior_samples`` [16, C, H, W]: decoded samples from N(0, I), at the same latent points for every model.
+    - ``manifold``, ``manifold_quantiles`` [M, M, C, H, W] (d = 2): the decoded plane over [-3, 3]^2, and at quantiles of the
+      standard normal; the second axis goes upwards. ``traversals`` [d, S, C, H, W] (d > 2): one axis from -3 to 3.
+    - ``interpolations`` [P, S, C, H, W]: decoded straight lines between the codes of pairs of test images.
+    - ``image_*`` [N]: the columns of the table of test images, for example ``image_recon``.
+    - ``pair_*`` [P]: interpolations of pairs of test images (same_class, tortuosity, jump_share, class_switches, entropy).
+    - ``confidence_M``, ``off_manifold_M`` [K]: the classifier's top probability at points of the reference measure M (prior,
+      matched, hull), and whether the decoded image is off the manifold.
+    - ``real_features`` [K, F]: features of real test images. ``sample_features`` [S, K, F], ``sample_images``
+      [S, 20, C, H, W] and ``frechet_distances`` [S]: decoded samples of each of ``samplers``.
+    - ``map_axes`` [2, M]: coordinates of the maps over the latent plane; row 0 of a map is the end of the second axis.
+      ``confidence_map``, ``density_map``, ``volume_map`` [M, M]: the classifier's top probability, the codes' log density, the
+      decoder's log sqrt det J^T J. ``map_codes`` [K, 2], ``map_labels`` [K]: test images on them.
+    - ``worst``, ``misclassified`` [2, 10, C, H, W]: images above their reconstructions; the largest errors, and the highest
+      confidence in a wrong class.
+    """
+
+    dataset: str
+    model: str  # its name in files and figures
+    beta: float | None  # weight of the KL term in training; None for a model without one
+    seed: int
+    samplers: list[str]
+    weights_md5: str  # the weights' hash in dvc.lock; it identifies the MLflow run
+    arrays: Arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return an array by its name. Raises KeyError when it is absent."""
+        return self.arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether training had a KL term, which pulls the codes towards N(0, I)."""
+        return self.beta is not None
+
+    @property
+    def label(self) -> str:
+        """The model's display name, with its beta.
+
+        >>> Results("mnist", "vae", 4.0, 1, [], "", {}).label
+        'VAE, β = 4'
+        """
+        name = self.model.replace("_", " ")
+        name = name.upper() if len(name) < 4 else name
+        return name if self.beta is None else f"{name}, β = {self.beta:g}"
+
+    @property
+    def title(self) -> str:
+        """The model's display name, with data set (unless empty) and beta, for a figure's title.
+
+        >>> Results("mnist", "vae", 4.0, 1, [], "", {}).title
+        'VAE on mnist, β = 4'
+        """
+        name, *beta = self.label.split(", ")
+        return ", ".join([f"{name} on {self.dataset}" if self.dataset else name, *beta])
+
+
+def save_results(path: str | Path, results: Results) -> None:
+    """Write results to one file; equal results give equal bytes."""
+    header = {name: value for name, value in vars(results).items() if name != "arrays"}
+    save_arrays(path, results.arrays, header)
+
+
+def load_results(path: str | Path) -> Results:
+    """Read results. Raises IntegrityError naming the file when it is missing or damaged."""
+    arrays, header = load_arrays(path)
+    try:
+        return Results(**header, arrays=arrays)
+    except TypeError as error:
+        raise IntegrityError(f"{path}: not results of this version ({error}); run `dvc repro evaluate`") from None

@@ -1,0 +1,115 @@
+"""The ledger's verdicts: planted effects are found, their opposites fail, and noise decides nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.claims.ledger import CLAIMS, interval, ledger, markdown, verdict
+from pipeline.evaluation.results import Results
+
+BETWEEN_BETAS = {name for name, claim in CLAIMS.items() if claim.between_betas}
+
+
+def results(model: str, beta: float | None, seed: int = 1, better: float = 0.0) -> Results:
+    """Return measurements of noise, ``better`` standard deviations better than none on everything that a claim reads."""
+    rng = np.random.default_rng([seed, len(model)])
+
+    def noise(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) - better
+
+    arrays = {f"pair_{name}": noise(200) for name in ("tortuosity", "jump_share")}
+    arrays |= {f"off_manifold_{name}": noise(300) > 0 for name in ("prior", "matched", "hull")}
+    arrays |= {f"confidence_{name}": 0.8 - 0.1 * noise(300) for name in ("prior", "matched", "hull")}
+    arrays["real_features"] = np.random.default_rng(0).normal(size=(300, 4))
+    arrays["sample_features"] = np.random.default_rng([seed, 7]).normal(size=(4, 300, 4)) + 2 - better
+    if beta is not None:
+        arrays |= {"image_recon": 130 + noise(300) + beta, "image_kl": 8 - beta + noise(300)}
+    return Results("mnist", model, beta, seed, ["prior", "gaussian", "gmm10", "kde"], f"md5 of {model} {seed}", arrays)
+
+
+def verdicts(*measured: Results) -> dict[str, str]:
+    return {name: entry["verdict"] for name, entry in ledger(measured).items()}
+
+
+def test_planted_effects_hold_and_their_opposites_fail():
+    better = verdicts(results("ae", None), results("vae", 1.0, better=1.0))
+    worse = verdicts(results("ae", None, better=1.0), results("vae", 1.0))
+    for name in CLAIMS.keys() - BETWEEN_BETAS - {"holes"}:
+        assert better[name] == "holds", name
+        assert worse[name] == "fails", name
+    assert better["holes"] == "holds"
+
+
+def test_no_effect_is_inconclusive():
+    found = verdicts(results("ae", None), results("vae", 1.0))
+    undecided = [name for name in CLAIMS.keys() - BETWEEN_BETAS - {"holes"} if found[name] == "inconclusive"]
+    assert len(undecided) >= 6  # of 8, at 95% each
+
+
+def test_claims_about_beta_compare_vaes():
+    weak, strong = results("vae", 1.0), results("vae_strong", 4.0)
+    for order in ((weak, strong), (strong, weak)):
+        entries = ledger(order)
+        assert entries["beta_costs_reconstruction"]["estimate"] == pytest.approx(3, abs=0.3)
+        assert entries["beta_regularises"]["verdict"] == "holds"
+    assert {verdicts(weak)[name] for name in BETWEEN_BETAS} == {"inconclusive"}
+
+
+def test_several_seeds_give_a_t_interval():
+    pairs = [results(*kind, seed, better) for seed in range(1, 6) for kind, better in ((("ae", None), 0.0), (("vae", 1.0), 0.5))]
+    entry = ledger(pairs)["smooth"]
+    assert entry["interval"] == "t over 5 seeds"
+    assert entry["verdict"] == "holds"
+    low, high, _ = interval([1.0, 2.0, 3.0], np.zeros(1))
+    assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
+
+
+def test_every_autoencoder_has_entries():
+    entries = ledger([results("ae", None), results("ae_depth_matched", None), results("vae", 1.0)])
+    assert {"smooth", "smooth/ae_depth_matched"} <= entries.keys()
+
+
+def test_claims_that_were_not_measured_are_inconclusive_with_a_note():
+    ae, vae = results("ae", None), results("vae", 1.0)
+    pairs_alone = replace(ae, arrays={name: array for name, array in ae.arrays.items() if name.startswith("pair")})
+    entries = ledger([pairs_alone, vae])
+    assert "estimate" in entries["smooth"]
+    assert entries["generates_from_prior"] == entries["generates_from_prior"] | {
+        "verdict": "inconclusive",
+        "note": "not measured: sample_features",
+    }
+    assert "estimate" not in entries["generates_from_prior"]
+
+
+@pytest.mark.parametrize("change", [{"arrays": {"pair_tortuosity": np.zeros(7)}}, {"dataset": "kmnist"}])
+def test_models_that_were_not_measured_alike_are_refused(change):
+    vae = results("vae", 1.0)
+    with pytest.raises(ValueError, match=r"data set|broadcast"):
+        ledger([results("ae", None), replace(vae, **change)])
+
+
+def test_markdown_has_a_row_for_every_entry():
+    entries = ledger([results("ae", None), results("vae", 1.0)])
+    rows = markdown(entries).splitlines()
+    assert len(rows) == 2 + len(entries)
+    for (key, entry), row in zip(entries.items(), rows[2:], strict=True):
+        assert f"(`{key}`)" in row
+        assert f"**{entry['verdict']}**" in row
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    covered = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ae, vae = (replace(results("ae", None), arrays={"pair_tortuosity": rng.normal(size=80)}) for _ in range(2))
+        entry = ledger([ae, replace(vae, beta=1.0, model="vae")])["smooth"]
+        covered += entry["low"] <= 0 <= entry["high"]
+    assert covered >= 51  # 57 expected, 3 standard deviations below
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(1, 2, "holds"), (-2, -1, "fails"), (-1, 1, "inconclusive"), (0, 1, "inconclusive")]
+)
+def test_verdicts(low: float, high: float, expected: str):
+    assert verdict(low, high, 0.0) == expected

@@ -1,0 +1,50 @@
+"""Arrays for the figures: which images, and in which order; the worst reconstructions."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.evaluation.plot_data import NUM_UNLABELED, grid, per_image, plot_data
+
+
+def test_second_axis_of_a_grid_goes_upwards():
+    points = grid(np.array([1.0, 2.0]), np.array([10.0, 20.0]))
+    assert points.tolist() == [[[1.0, 20.0], [2.0, 20.0]], [[1.0, 10.0], [2.0, 10.0]]]
+
+
+def test_inputs_show_every_class_before_a_second_image_of_one(contexts):
+    context = contexts["vae"]
+    arrays = plot_data(context).arrays
+    indices = [np.flatnonzero((context.test.intensities == image).all((1, 2, 3)))[0] for image in arrays["inputs"]]
+    assert context.test.labels[indices].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert np.array_equal(arrays["reconstructions"], context.decode(context.codes[indices]))
+
+
+def test_images_without_labels_are_shown_in_their_order(contexts):
+    context = replace(contexts["vae"], test=replace(contexts["vae"].test, labels=None))
+    arrays = plot_data(context).arrays
+    assert np.array_equal(arrays["inputs"], context.test.intensities[:NUM_UNLABELED])
+    assert "labels" not in arrays
+
+
+def test_prior_samples_are_at_the_same_latent_points_for_every_model(contexts):
+    ae, vae = (replace(contexts[name], model=contexts["ae"].model) for name in ("ae", "vae"))
+    assert np.array_equal(plot_data(ae).arrays["prior_samples"], plot_data(vae).arrays["prior_samples"])
+
+
+def test_worst_reconstructions_come_first(contexts):
+    context = contexts["ae"]
+    worst = per_image(context).arrays["worst"]
+    assert worst.shape == (2, 10, 1, 8, 8)
+    errors = np.square(worst[0] - worst[1]).reshape(10, -1).mean(1)
+    assert (np.diff(errors) <= 0).all()
+    np.testing.assert_allclose(errors[0], context.terms["mse"].max(), rtol=1e-5)
+
+
+def test_misclassified_images_need_a_classifier_and_labels(contexts):
+    context = contexts["ae"]
+    unlabeled = replace(context, test=replace(context.test, labels=None))
+    assert "misclassified" in per_image(context).arrays
+    assert per_image(unlabeled).arrays.keys() == {"worst"}
+    assert per_image(unlabeled).per_image.keys() == {"predicted_class", "confidence"}
+    assert per_image(replace(context, classifier=None)).per_image == {}

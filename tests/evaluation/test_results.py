@@ -1,0 +1,35 @@
+"""Results in a file, and what reads them without torch."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import Dataset, save_dataset
+from pipeline.errors import IntegrityError
+from pipeline.evaluation.results import Results, load_results, save_results
+from tests.conftest import ROOT
+
+
+def test_results_round_trip(tmp_path: Path):
+    results = Results("mnist", "vae_larger_beta", 4.0, 2, ["prior"], "md5", {"codes": np.ones((3, 2), np.float32)})
+    save_results(tmp_path / "file", results)
+    loaded = load_results(tmp_path / "file")
+    assert replace(loaded, arrays={}) == replace(results, arrays={})
+    assert np.array_equal(loaded["codes"], results["codes"])
+    assert "labels" not in loaded
+    assert loaded.title == "vae larger beta on mnist, β = 4"
+
+
+def test_other_files_are_refused(dataset: Dataset, tmp_path: Path):
+    save_dataset(tmp_path / "data", dataset)
+    with pytest.raises(IntegrityError, match="not results"):
+        load_results(tmp_path / "data")
+
+
+def test_results_and_ledger_do_not_load_torch():
+    script = "import sys, pipeline.evaluation.results, pipeline.claims.ledger; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).strip() == "False"
