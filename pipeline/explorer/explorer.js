@@ -10,9 +10,9 @@ const cards = [], link = $("#link");
 let bytes;
 
 // Arrays lie in the blob as all first bytes, all second bytes ..., which compresses better.
-function array([type, place, length]) {
+function array([type, offset, length]) {
   const size = { float32: 4, float16: 2, uint8: 1 }[type], values = new Uint8Array(length * size);
-  for (let k = 0; k < size; k++) for (let i = 0; i < length; i++) values[i * size + k] = bytes[place + k * length + i];
+  for (let k = 0; k < size; k++) for (let i = 0; i < length; i++) values[i * size + k] = bytes[offset + k * length + i];
   if (type === "float32") return new Float32Array(values.buffer);
   return type === "uint8" ? values : Float32Array.from(new Uint16Array(values.buffer), half);
 }
@@ -71,7 +71,7 @@ class Card {
 
   select(index) {
     const model = this.models[index], sliders = $(".sliders", this.section), beta = $(".beta", this.section);
-    const dim = model.centre.length, count = model.xs.length / dim;
+    const dim = model.center.length, count = model.xs.length / dim;
     this.model = model;
     this.codes = Array.from({ length: count }, (_, i) => model.xs.subarray(i * dim, (i + 1) * dim));
     // One dimension is spread out by class, in steps of the golden ratio, which fill a strip evenly.
@@ -95,7 +95,7 @@ class Card {
   }
 
   project(z) {
-    return this.model.axes.map((axis) => dot(axis, z) - dot(axis, this.model.centre));
+    return this.model.axes.map((axis) => dot(axis, z) - dot(axis, this.model.center));
   }
 
   // Within the plane only: what z is across it, more than two dimensions have that, stays.
@@ -135,7 +135,8 @@ class Card {
     this.digit.getContext("2d").putImageData(image, 0, 0);
     const shown = this.model.sliders.length ? this.project(z) : z;
     $(".point", this.section).textContent = `(${shown.map((x) => number(x)).join(", ")})`;
-    $("small", this.section).textContent = `nearest test image: ${page.classes}\u00a0${page.labelsOf[this.near]}${this.held ? "; held" : ""}`;
+    const nearest = page.classes ? `${page.classes}\u00a0${page.labelsOf[this.near]}` : `number\u00a0${this.near + 1}`;
+    $("small", this.section).textContent = `nearest test image: ${nearest}${this.held ? "; held" : ""}`;
     for (const input of this.section.querySelectorAll(".sliders input")) {
       input.value = z[input.dataset.dimension];
       input.nextSibling.textContent = number(z[input.dataset.dimension]);
@@ -169,7 +170,7 @@ class Card {
       event.preventDefault();
       const [x, y] = this.project(this.z), step = (event.shiftKey ? 0.1 : 0.01);
       const [width, height] = this.frame.map(([low, high]) => step * (high - low));
-      this.lead(event.key === "Home" ? [...this.model.centre] : this.shifted(x + right * width, y + up * height), true);
+      this.lead(event.key === "Home" ? [...this.model.center] : this.shifted(x + right * width, y + up * height), true);
     });
     new ResizeObserver(() => (this.paint(), this.mark())).observe(this.plane);
   }
@@ -193,7 +194,7 @@ class Card {
     Object.assign(draw, { font: "12px system-ui, sans-serif", textBaseline: "middle" });
     const rows = page.classNumbers.map((c) => [c, `${c}`]);
     for (const [x, words] of ticks(this.frame[0])) text(words, this.at([x, 0])[0], this.size - MARGIN + 14, "center");
-    for (const [y, words] of model.centre.length > 1 ? ticks(this.frame[1]) : rows) text(words, MARGIN - 7, this.at([0, y])[1], "right");
+    for (const [y, words] of model.center.length > 1 ? ticks(this.frame[1]) : rows) text(words, MARGIN - 7, this.at([0, y])[1], "right");
     text(model.names[0], MARGIN + inner / 2, this.size - 8, "center");
     draw.save();
     draw.rotate(-Math.PI / 2);
@@ -214,7 +215,7 @@ class Card {
       draw.fill();
     });
     draw.globalAlpha = 1;
-    if (model.beta !== null && model.centre.length === 2) {
+    if (model.prior && model.center.length === 2) {
       for (const radius of [1, 2, 3]) {
         const [x, y] = this.at([0, 0]), r = this.at([radius, 0])[0] - x;
         Object.assign(draw, { strokeStyle: PENCIL, lineWidth: 1 });
@@ -237,7 +238,7 @@ class Card {
     map.getContext("2d").putImageData(image, 0, 0);
     const [x, y] = this.at([left, top]), [x1, y1] = this.at([right, bottom]);
     draw.drawImage(map, x, y, x1 - x, y1 - y);
-    draw.strokeRect(x, y, x1 - x, y1 - y); // beyond it nobody has looked
+    draw.strokeRect(x, y, x1 - x, y1 - y); // the map ends here
   }
 
   mark() {
@@ -273,15 +274,16 @@ async function start() {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   page.labelsOf = array(page.labels);
-  page.classNumbers = [...new Set(page.labelsOf)].sort((a, b) => a - b);
+  page.classNumbers = page.classes ? [...new Set(page.labelsOf)].sort((a, b) => a - b) : [];
   $("#legend").append(...page.classNumbers.map((c) => {
     const entry = element("span", { textContent: c });
     entry.style.setProperty("--color", `rgb(${page.colors[c]})`);
     return entry;
   }));
-  $("#legend").setAttribute("aria-label", `colours of the ${page.classNumbers.length} classes`);
+  $("#legend").hidden = !page.classes;
+  $("#legend").setAttribute("aria-label", `colors of the ${page.classNumbers.length} classes`);
   $("#precision").textContent = page.precision.includes("float16")
-    ? `Weights in ${page.precision.join(" and ")}, so that all models fit in one file: a pixel's grey may be off by one in 256.`
+    ? `Weights in ${page.precision.join(" and ")}, so that all models fit in one file: a pixel's gray level may be off by one in 256.`
     : "Weights in float32: the pixels are the model's own.";
   for (const models of page.cards) cards.push(new Card(models));
   $("#holes").hidden = !page.cards.flat().some((model) => model.map);

@@ -1,39 +1,36 @@
-"""The figures by file name; a new one is a function of a Page in a file beside this one and a line here.
+"""Figures: Results in, a matplotlib Figure out, or None where there is nothing to show; a new figure is a line in FIGURES.
 
-A figure draws every model it is given, side by side, and returns None where it has nothing to show.
-Neither torch nor MLflow is needed: drawing again takes seconds.
-"""
+May import evaluation.results and what that may: neither torch nor MLflow, so drawing again takes seconds."""
 
 from collections.abc import Callable
+from functools import partial
 
 from matplotlib.figure import Figure
 
-from pipeline.figures.history import history
-from pipeline.figures.images import interpolation, manifold, manifold_quantiles, reconstructions, samples, traversals
-from pipeline.figures.latent import latent
-from pipeline.figures.overview import overview
-from pipeline.figures.style import Page, png, styled
+from pipeline.figures import history, images, latent, overview
+from pipeline.figures.style import WIDTH, Page, png, styled
 
 FIGURES: dict[str, Callable[[Page], Figure | None]] = {
-    "overview": overview,
-    "history": history,
-    "latent": latent,
-    "reconstructions": reconstructions,
-    "samples": samples,
-    "manifold": manifold,
-    "manifold_quantiles": manifold_quantiles,
-    "interpolation": interpolation,
-    "traversals": traversals,
+    "overview": overview.overview,
+    "history": history.history,
+    "latent": latent.latent,
+    "reconstructions": images.reconstructions,
+    "samples": partial(images.by_model, images.samples_panel, "prior_samples", 4.5),
+    "manifold": partial(images.by_model, images.manifold_panel, "manifold", 6.2),
+    "manifold_quantiles": partial(images.by_model, partial(images.manifold_panel, quantiles=True), "manifold_quantiles", 6.2),
+    "interpolation": partial(images.by_model, images.interpolation_panel, "interpolations", WIDTH / 2),
+    "traversals": partial(images.by_model, images.traversals_panel, "traversals", WIDTH / 2),
+    "holes": latent.holes,
+    "magnification": latent.magnification,
+    "samplers": images.samplers,
+    "hardest_images": images.hardest_images,
 }
 
 __all__ = ["FIGURES", "Page", "draw", "png"]
 
 
 def draw(name: str, page: Page) -> Figure | None:
-    """Draw one figure by its name; None where the models have nothing it shows.
-
-    Raises ValueError listing the names for one that is not registered.
-    """
+    """Draw a figure by its name; None where the models have nothing to show in it. Raises ValueError for an unknown name."""
     if name not in FIGURES:
         raise ValueError(f"unknown figure {name!r}; allowed are {', '.join(FIGURES)}")
     with styled():

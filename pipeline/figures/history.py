@@ -1,64 +1,74 @@
-"""How the terms of the objective fell over the epochs."""
+"""The training history: the terms of the objective over the epochs."""
+
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.figures.style import INK, MODEL_COLORS, Page, new_figure
+from pipeline.errors import IntegrityError
+from pipeline.figures.style import DOT, INK, Page, new_figure, series_colors
 
 TERMS = {"loss": "Loss", "recon": "Reconstruction", "kl": "KL"}
+_TRAINING: dict[str, Any] = {"lw": 1.2, "ls": (0, (3, 2))}
 
 
-def best_epoch(history: pd.DataFrame) -> int:
-    """Return the row of the epoch with the lowest validation loss."""
-    return int(history["val/loss"].to_numpy().argmin())
+def load_history(path: Path) -> pd.DataFrame:
+    """Read a training history. Raises IntegrityError naming the file when it is missing or has no epoch."""
+    try:
+        history = pd.read_csv(path)
+        if history.empty or history[["epoch", "val/loss"]].isna().any(axis=None):
+            raise ValueError("no epochs")
+    except (OSError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path}: no readable training history ({error}); run `dvc repro` to make it") from None
+    return history
 
 
-def terms(page: Page) -> list[str]:
-    """Return the terms that at least one model's history has."""
-    return [term for term in TERMS if any(f"val/{term}" in history for history in page.histories.values())]
+def epoch_axes(figure: Figure | SubFigure, titles: list[str], y_label: str) -> list[Axes]:
+    """Return axes side by side for curves over the epochs, one for each title."""
+    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for ax, title in zip(axes, titles, strict=True):
+        ax.grid(axis="y")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        ax.set(title=title, xlabel="epoch", ylabel=y_label)
+    return axes
 
 
-def curves(ax: Axes, page: Page, term: str) -> None:
-    """Draw one term of every model that has it: validation solid, training dashed, a dot at the best epoch."""
-    seen: list[pd.Series] = []
-    for color, name in zip(MODEL_COLORS * len(page.models), page.models, strict=False):
-        history = page.histories.get(name)
-        if history is None or f"val/{term}" not in history:
-            continue
-        epoch, best = history["epoch"], best_epoch(history)
-        # The first epoch's training mean counts steps of a model that knew nothing, and would flatten all the rest.
-        seen += [history[f"val/{term}"], history[f"train/{term}"].iloc[1:]]
-        ax.plot(epoch, history[f"train/{term}"], color=color, lw=1.2, ls=(0, (3, 2)), alpha=0.7)
-        ax.plot(epoch, history[f"val/{term}"], color=color, lw=2, label=page.models[name].title)
-        ax.plot(epoch.iloc[best], history[f"val/{term}"].iloc[best], "o", color=color, ms=7, mec="white", mew=1.2)
-    low, high = pd.concat(seen).agg(["min", "max"])
-    ax.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
-    ax.grid(axis="y")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    ax.set(title=TERMS[term], xlabel="epoch", ylabel="nats per image")
+def curves(figure: Figure | SubFigure, page: Page, legend_columns: int) -> bool:
+    """Draw each term of all models: validation solid, training dashed, a dot at the epoch with the lowest validation loss.
 
-
-def key(ax: Axes) -> list[Line2D]:
-    """Return the legend's handles: the models of these axes by colour, then what the kinds of line mean."""
-    models = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    return [
-        *models,
+    Returns whether there is a history to draw.
+    """
+    if not (terms := [term for term in TERMS if any(f"val/{term}" in history for history in page.histories.values())]):
+        return False
+    axes, colors = epoch_axes(figure, [TERMS[term] for term in terms], "nats per image"), series_colors(page.models)
+    for ax, term in zip(axes, terms, strict=True):
+        train, val, seen = f"train/{term}", f"val/{term}", []
+        for name in page.models:
+            history = page.histories.get(name)
+            if history is not None and val in history:
+                color, epoch, best = colors[name], history["epoch"], history["val/loss"].to_numpy().argmin()
+                # The first training mean includes steps of the untrained model; its range would flatten all other epochs.
+                seen += [history[val], history[train].iloc[1:]]
+                ax.plot(epoch, history[train], color=color, alpha=0.7, **_TRAINING)
+                ax.plot(epoch, history[val], color=color, lw=2, label=page.models[name].title)
+                ax.plot(epoch.iloc[best], history[val].iloc[best], color=color, **DOT)
+        low, high = pd.concat(seen).agg(["min", "max"])
+        ax.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+    handles = [
+        *axes[0].get_legend_handles_labels()[0],
         Line2D([], [], color=INK, lw=2, label="validation"),
-        Line2D([], [], color=INK, lw=1.2, ls=(0, (3, 2)), label="training"),
-        Line2D([], [], color=INK, ls="", marker="o", ms=7, mec="white", mew=1.2, label="best epoch"),
+        Line2D([], [], color=INK, label="training", **_TRAINING),
+        Line2D([], [], color=INK, label="best epoch", **DOT),
     ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
+    return True
 
 
 def history(page: Page) -> Figure | None:
-    """Loss, reconstruction and KL over the epochs, every model in the same axes."""
-    if not (shown := terms(page)):
-        return None
+    """Draw loss, reconstruction and KL over the epochs, every model in the same axes."""
     figure = new_figure(4.8)
-    axes = figure.subplots(1, len(shown), squeeze=False)[0]
-    for ax, term in zip(axes, shown, strict=True):
-        curves(ax, page, term)
-    figure.legend(handles=key(axes[0]), loc="outside lower center", ncols=8)
-    return figure
+    return figure if curves(figure, page, legend_columns=8) else None

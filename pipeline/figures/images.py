@@ -1,68 +1,63 @@
-"""What the decoders draw: reconstructions, samples, and walks through the latent space."""
+"""Decoded images: reconstructions, samples, and lines and grids through the latent space."""
 
 from collections.abc import Callable
-from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures.style import WIDTH, Page, label, layout, marks, new_figure, tiles
-from pipeline.results import Results
+from pipeline.evaluation.results import Results
+from pipeline.figures.style import WIDTH, Page, image_panels, marks, new_figure, tiles
 
 MAX_COLUMNS, MAX_DIMENSIONS = 20, 16
+SAMPLER_NAMES = {"prior": "N(0, I)", "gaussian": "Gaussian fit", "gmm10": "mixture of 10", "kde": "kernel density"}
+HARDEST = {"worst": "largest error", "misclassified": "taken for another class"}
 
 
 def grid_values(size: int, quantiles: bool) -> np.ndarray:
-    """Return the latent value of each column of a manifold from the left, and of each row from below.
-
-    They are linear over [-3, 3], or the standard normal's quantiles at the middles of ``size`` equal parts.
-
-    >>> grid_values(3, quantiles=False)
-    array([-3.,  0.,  3.])
-    """
+    """Return latent values, linear over [-3, 3], or the standard normal's quantiles at the middles of ``size`` equal parts."""
     if quantiles:
         return np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
     return np.linspace(-3, 3, size)
 
 
-# Each panel returns the height of its pictures for a width of 1, by which a page makes room for them.
+# Each panel returns the height of its images for a width of 1, which decides the height of the figure.
 
 
 def reconstructions_panel(ax: Axes, page: Page) -> float:
-    """Draw test images and, below each, every model's reconstruction."""
-    models = list(page.models.values())
-    images = np.stack([models[0].inputs, *(results.reconstructions for results in models)])[:, :MAX_COLUMNS]
+    """Draw test images and, below each, the reconstruction of every model."""
+    shown = page.having("reconstructions")
+    images = np.stack([shown[0]["inputs"], *(results["reconstructions"] for results in shown)])[:, :MAX_COLUMNS]
     tallness = tiles(ax, images)
-    ax.set_yticks(range(len(images)), ["test image", *(label(results) for results in models)])
-    ax.set(title=f"Reconstructions of {page.dataset}")
+    ax.set_yticks(range(len(images)), ["test image", *(results.label for results in shown)])
+    ax.set(title=f"Reconstructions of {shown[0].dataset}")
     return tallness
 
 
 def samples_panel(ax: Axes, results: Results) -> float:
-    """Draw the decoded draws from the prior, four by four."""
+    """Draw sixteen decoded samples from the prior, the same latent points for every model."""
     ax.set(title=f"Samples: {results.title}")
-    return tiles(ax, results.samples[:16].reshape(4, 4, *results.samples.shape[1:]))
+    images = results["prior_samples"]
+    return tiles(ax, images[:16].reshape(4, 4, *images.shape[1:]))
 
 
 def manifold_panel(ax: Axes, results: Results, quantiles: bool = False) -> float:
-    """Draw the decoded grid with the latent values on its axes, the second one upwards."""
-    images = results.manifold_quantiles if quantiles else results.manifold_range
-    tallness = tiles(ax, images, gap=0)
-    values = grid_values(len(images), quantiles)
+    """Draw the decoded plane, over [-3, 3] or at equal steps of the prior's probability; the second axis goes upwards."""
+    images = results["manifold_quantiles" if quantiles else "manifold"]
+    tallness, values = tiles(ax, images, gap=0), grid_values(len(images), quantiles)
     shown = [value for value in np.arange(-3, 3.5, 0.5 if quantiles else 1) if values[0] <= value <= values[-1]]
     at = np.interp(shown, values, np.arange(len(values)))
     ax.set_xticks(at, marks(shown))
     ax.set_yticks(len(values) - 1 - at, marks(shown))
-    kind = "quantiles" if quantiles else "plane"
-    ax.set(title=f"Decoded {kind}: {results.title}", xlabel="$z_1$", ylabel="$z_2$")
+    ax.set(title=f"Decoded {'quantiles' if quantiles else 'plane'}: {results.title}", xlabel="$z_1$", ylabel="$z_2$")
     return tallness
 
 
 def interpolation_panel(ax: Axes, results: Results) -> float:
-    """Draw the decoded straight lines between the codes of pairs of test images, one a row."""
-    tallness, last = tiles(ax, results.interpolations), results.interpolations.shape[1] - 1
+    """Draw decoded straight lines between the codes of pairs of test images, one a row."""
+    images = results["interpolations"]
+    tallness, last = tiles(ax, images), images.shape[1] - 1
     ax.set_xticks([0, last / 2, last], marks([0, 0.5, 1]))
     ax.set(title=f"Interpolation: {results.title}", xlabel="from one test image to another")
     return tallness
@@ -70,58 +65,53 @@ def interpolation_panel(ax: Axes, results: Results) -> float:
 
 def traversals_panel(ax: Axes, results: Results) -> float:
     """Draw decoded moves along single dimensions, those in which the codes vary most first."""
-    used = results.codes[:, : len(results.traversals)].var(0)
-    order = np.argsort(-used, kind="stable")[:MAX_DIMENSIONS]
-    tallness = tiles(ax, results.traversals[order])
-    ax.set_xticks(np.linspace(0, results.traversals.shape[1] - 1, 7), marks(range(-3, 4)))
+    images = results["traversals"]
+    order = np.argsort(-results["codes"][:, : len(images)].var(0), kind="stable")[:MAX_DIMENSIONS]
+    tallness = tiles(ax, images[order])
+    ax.set_xticks(np.linspace(0, images.shape[1] - 1, 7), marks(range(-3, 4)))
     ax.set_yticks(range(len(order)), [f"$z_{{{i + 1}}}$" for i in order])
     ax.set(title=f"One dimension at a time: {results.title}", xlabel="value, others at the mean code")
     return tallness
 
 
-def _panels(page: Page, draw: Callable[[Axes, Results], float], field: str, widest: float = WIDTH / 2) -> Figure | None:
-    """Draw one panel for each model that has these images, side by side, at most ``widest`` inches each."""
-    shown = [results for results in page.models.values() if getattr(results, field).size]
-    if not shown:
+def by_model(draw: Callable[[Axes, Results], float], name: str, widest: float, page: Page) -> Figure | None:
+    """Draw one panel for each model that has the array ``name``, at most ``widest`` inches wide."""
+    shown = page.having(name)
+    return image_panels(shown, draw, widest) if shown else None
+
+
+def reconstructions(page: Page) -> Figure | None:
+    """Draw test images and, below each, the reconstruction of every model."""
+    if not page.having("reconstructions"):
         return None
-    columns, lines = layout(len(shown))
-    width = min(WIDTH / columns, widest)
-    figure = new_figure(1, columns * width)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    tallness = max([draw(ax, results) for ax, results in zip(axes, shown, strict=False)])
-    for ax in axes[len(shown) :]:
-        ax.set_axis_off()
-    figure.set_figheight(lines * (tallness * (width - 0.5) + 1.3))
-    return figure
-
-
-def reconstructions(page: Page) -> Figure:
-    """Test images and, below each, what every model makes of it."""
     figure = new_figure(1)
     figure.set_figheight(reconstructions_panel(figure.add_subplot(), page) * (WIDTH - 1.2) + 0.9)
     return figure
 
 
-def samples(page: Page) -> Figure | None:
-    """Sixteen decoded draws from the prior, the same draws for every model."""
-    return _panels(page, samples_panel, "samples", widest=4.5)
+def samplers(page: Page) -> Figure | None:
+    """Draw decoded samples of every sampler, one row a model, with the Fréchet distance in the classifier's features."""
+    if not (shown := page.having("sample_images")):
+        return None
+    columns = len(shown[0].samplers)
+    figure = new_figure(len(shown) * (WIDTH / columns * 0.8 + 0.6))
+    for row, results in zip(figure.subplots(len(shown), columns, squeeze=False), shown, strict=True):
+        sets = zip(row, results.samplers, results["sample_images"], results["frechet_distances"], strict=True)
+        for ax, sampler, images, distance in sets:
+            tiles(ax, images[:20].reshape(4, 5, *images.shape[1:]))
+            ax.set_title(f"{SAMPLER_NAMES.get(sampler, sampler)}, Fréchet distance {distance:.1f}", fontsize=11)
+        row[0].set_ylabel(results.title)
+    return figure
 
 
-def manifold(page: Page) -> Figure | None:
-    """The decoded plane over [-3, 3] in both dimensions, for models with two."""
-    return _panels(page, manifold_panel, "manifold_range", widest=6.2)
-
-
-def manifold_quantiles(page: Page) -> Figure | None:
-    """The decoded plane at equal steps of the prior's probability, for models with two dimensions."""
-    return _panels(page, partial(manifold_panel, quantiles=True), "manifold_quantiles", widest=6.2)
-
-
-def interpolation(page: Page) -> Figure | None:
-    """Straight lines in latent space between pairs of test images."""
-    return _panels(page, interpolation_panel, "interpolations")
-
-
-def traversals(page: Page) -> Figure | None:
-    """One latent dimension at a time, for models with more than two."""
-    return _panels(page, traversals_panel, "traversals")
+def hardest_images(page: Page) -> Figure | None:
+    """Draw the test images with the largest errors, and those that the classifier most surely takes for another class."""
+    rows = [(results, kind) for results in page.models.values() for kind in HARDEST if results.arrays.get(kind, np.empty(0)).size]
+    if not rows:
+        return None
+    figure = new_figure(len(rows) * (WIDTH / 5 + 0.5))
+    for ax, (results, kind) in zip(figure.subplots(len(rows), 1, squeeze=False).ravel(), rows, strict=True):
+        tiles(ax, results[kind])
+        ax.set_yticks([0, 1], ["test image", "reconstruction"])
+        ax.set_title(f"{results.title}: {HARDEST[kind]}")
+    return figure

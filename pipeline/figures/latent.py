@@ -1,101 +1,137 @@
-"""Where test images lie in the latent space."""
-
-from collections.abc import Sequence
+"""The latent space: where test images lie in it, and maps over it."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
-from pipeline.figures.style import CLASS_COLORS, CLASS_NORM, PENCIL, WIDTH, Page, layout, new_figure
-from pipeline.results import Results
-
-_HALO = [withStroke(linewidth=3.5, foreground="white")]
+from pipeline.evaluation.results import Results
+from pipeline.figures.style import CLASS_COLORS, INK, PENCIL, Page, color_bar, panels
 
 
-def project(results: Results, points: int) -> tuple[np.ndarray, tuple[str, str]]:
-    """Return the first ``points`` codes as they are drawn ``[N, 2]``, and what the two axes are.
+def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the center ``[d]`` and the axes ``[2, d]`` of the plane on which codes ``[N, d]`` are drawn, and the axes' names.
 
-    One dimension is spread out by class, two are drawn as they are, more through their first two principal components.
+    Two dimensions are drawn as they are, more through their first two principal components; one has an empty second axis.
     """
-    codes, labels = results.codes[:points].astype(np.float64), results.labels[:points]
-    if codes.shape[1] == 1:
-        spread = np.arange(len(codes)) * 0.618034 % 1 - 0.5  # steps of the golden ratio fill a strip evenly
-        return np.column_stack([codes[:, 0], labels + 0.7 * spread]), ("$z_1$", class_name(results))
-    if codes.shape[1] == 2:
-        return codes, ("$z_1$", "$z_2$")
-    centred = codes - codes.mean(0)
-    _, scale, axes = np.linalg.svd(centred, full_matrices=False)
+    codes = codes.astype(np.float64)
+    dim = codes.shape[1]
+    if dim <= 2:
+        return np.zeros(dim), np.eye(2, dim), ["$z_1$", "$z_2$"][:dim]
+    center = codes.mean(0)
+    _, scale, axes = np.linalg.svd(codes - center, full_matrices=False)
     axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(1)])[:, None]  # the sign is free: fix it
     shares = scale[:2] ** 2 / max((scale**2).sum(), 1e-300)
-    first, second = (f"component {i} ({share:.0%} of variance)" for i, share in enumerate(shares, 1))
-    return centred @ axes.T, (first, second)
+    return center, axes, [f"component {i} ({share:.0%} of variance)" for i, share in enumerate(shares, 1)]
 
 
-def class_name(results: Results) -> str:
-    """Return what the classes of a data set are called."""
-    return "digit" if results.dataset in ("mnist", "digits") else "class"
+def classes(results: Results) -> tuple[np.ndarray, ListedColormap, str]:
+    """Return the class ``[N]`` of each test image, a color for each class, and what a class is called: nothing without labels."""
+    if "labels" not in results:
+        return np.zeros(len(results["codes"]), np.int64), ListedColormap(CLASS_COLORS[3:4]), ""
+    number = int(results["labels"].max()) + 1
+    turbo = colormaps["turbo"](np.linspace(0.05, 0.95, number)).tolist()
+    colors = ListedColormap(CLASS_COLORS[:number] if number <= len(CLASS_COLORS) else turbo)
+    return results["labels"], colors, "digit" if results.dataset in ("mnist", "digits") else "class"
 
 
-def spread_out(at: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Move places ``[K, 2]`` apart until no two are closer than ``distance`` of each axis.
+def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
+    """Return the first codes on their :func:`plane` ``[N, 2]`` and the axes' names; one dimension is spread out by class."""
+    codes = results["codes"][:points]
+    center, axes, names = plane(codes)
+    xy: np.ndarray = (codes - center) @ axes.T
+    if codes.shape[1] == 1:
+        labels, _, class_name = classes(results)
+        strip = np.arange(len(codes)) * 0.618034 % 1 - 0.5  # steps of the golden ratio fill a strip evenly
+        xy[:, 1] = labels[:points] + 0.7 * strip
+        names = [*names, class_name]
+    return xy, names
 
-    >>> spread_out(np.array([[0.0, 0.0], [0.0, 1.0]]), np.array([2.0, 2.0])).round(3)
-    array([[ 0. , -0.5],
-           [ 0. ,  1.5]])
+
+def class_places(xy: np.ndarray, labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Return where to write the number of each class that occurs ``[K, 2]``: at the median of its points ``[N, 2]``.
+
+    The places are moved apart until no two are closer than ``distance`` of each axis.
     """
+    at = np.array([np.median(xy[labels == label], axis=0) for label in np.unique(labels)])
     at = at / distance
     for _ in range(100):
         away = at[:, None] - at + 1e-9 * np.triu(np.ones((len(at),) * 2), 1)[..., None]
         length = np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1e-9)
         at = at + (away / length * np.maximum(1 - length, 0) / 2).sum(1)
-    return at * distance
+    return np.asarray(at * distance)
 
 
 def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
-    """Draw codes coloured by class, each class's number at its median, and the prior, where there is one, as circles.
-
-    ``scale`` is the size of dots and numbers.
-    """
+    """Draw codes colored by class with class numbers, and the prior, if any, as circles; ``scale`` sizes dots and numbers."""
     xy, (xlabel, ylabel) = project(results, points)
-    labels, dimensions = results.labels[: len(xy)], results.codes.shape[1]
-    ax.scatter(xy[:, 0], xy[:, 1], 18 * scale**2, labels, cmap=CLASS_COLORS, norm=CLASS_NORM, alpha=0.85, linewidths=0)
+    (labels, colors, class_name), dimensions = classes(results), results["codes"].shape[1]
+    labels, halo = labels[:points], [withStroke(linewidth=3.5, foreground="white")]
+    ax.scatter(xy[:, 0], xy[:, 1], 18 * scale**2, color=colors(labels), alpha=0.85, linewidths=0)
     ax.set(title=results.title, xlabel=xlabel, ylabel=ylabel)
     if dimensions == 1:
-        ax.set_yticks(np.unique(labels))
+        ax.set_yticks(np.unique(labels) if class_name else [])
         return
-    if dimensions == 2 and results.beta is not None:
+    if dimensions == 2 and results.has_prior:
         ax.set_aspect("equal", "datalim")
-        for radius in (1, 2, 3):
+        for radius, text in enumerate(("1σ", "2σ", "3σ of the prior"), 1):
             ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.9, ls=(0, (4, 3)), zorder=0.5))
-            mark = ax.text(radius * 0.7071, -radius * 0.7071, f"{radius}σ", fontsize=10 * scale, va="center", path_effects=_HALO)
-        mark.set_text("3σ of the prior")
-    medians = np.array([np.median(xy[labels == digit], axis=0) for digit in np.unique(labels)])
-    places = spread_out(medians, np.maximum(0.06 * np.ptp(xy, axis=0), 1e-9))
-    for digit, (x, y) in zip(np.unique(labels), places, strict=True):
-        ax.text(x, y, str(digit), fontsize=15 * scale, weight="bold", ha="center", va="center", path_effects=_HALO)
+            ax.text(radius * 0.7071, -radius * 0.7071, text, fontsize=10 * scale, va="center", path_effects=halo)
+    if class_name:
+        places = class_places(xy, labels, np.maximum(0.06 * np.ptp(xy, axis=0), 1e-9))
+        for label, (x, y) in zip(np.unique(labels), places, strict=True):
+            ax.text(x, y, str(label), fontsize=15 * scale, weight="bold", ha="center", va="center", path_effects=halo)
 
 
-def color_bar(figure: Figure | SubFigure, axes: Axes | Sequence[Axes], label: str) -> None:
-    """Add the one colour bar that the scatters share."""
-    classes = ScalarMappable(CLASS_NORM, CLASS_COLORS)
-    bar = figure.colorbar(classes, ax=axes, ticks=range(10), label=label, fraction=0.03, pad=0.015, aspect=32)
-    bar.ax.minorticks_off()
-    bar.ax.tick_params(length=0)
-    bar.outline.set_visible(False)
+def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results) -> None:
+    """Add the color bar of the classes that the scatters share, where there are labels."""
+    _, colors, class_name = classes(results)
+    if class_name:
+        mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, colors.N), colors.N), colors)
+        bar = color_bar(figure, axes, mappable, ticks=range(0, colors.N, -(-colors.N // 20)), label=class_name)
+        bar.ax.minorticks_off()
+        bar.ax.tick_params(length=0)
 
 
-def latent(page: Page) -> Figure:
-    """The codes of test images, one panel a model, coloured by class with one colour bar."""
-    columns, lines = layout(len(page.models))
-    width = min(WIDTH / columns, 8)
-    figure = new_figure(lines * width * 0.94, columns * width)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for ax, results in zip(axes, page.models.values(), strict=False):
+def latent(page: Page) -> Figure | None:
+    """Draw the codes of test images, one panel a model, colored by class."""
+    if not (shown := page.having("codes")):
+        return None
+    figure, axes = panels(len(shown), 0.94)
+    for ax, results in zip(axes.flat, shown, strict=False):
         scatter(ax, results, page.points)
-    for ax in axes[len(page.models) :]:
-        ax.set_axis_off()
-    color_bar(figure, list(axes), class_name(results))
+    class_bar(figure, axes, shown[-1])
     return figure
+
+
+def _maps(page: Page, name: str, label: str, norm: Normalize, contour: float | None = None) -> Figure | None:
+    """Draw a map over each model's latent plane and the codes on it; without a contour, relative to its 99th percentile."""
+    if not (shown := page.having(name)):
+        return None
+    figure, axes = panels(len(shown), 0.9)
+    for ax, results in zip(axes.flat, shown, strict=False):
+        values, codes, (x, y) = results[name], results["map_codes"], results["map_axes"]
+        if contour is None:
+            values = values - np.quantile(values, 0.99)
+        extent = (x[0], x[-1], y[0], y[-1])
+        image = ax.imshow(values, cmap="cividis", norm=norm, extent=extent, aspect="auto", interpolation="nearest")
+        if contour is not None and values.min() < contour < values.max():
+            ax.contour(x, y[::-1], values, levels=[contour], colors="white", linewidths=0.9)
+        ax.scatter(codes[:, 0], codes[:, 1], s=4, color=INK, alpha=0.4, linewidths=0)
+        ax.set(title=results.title, xlabel="$z_1$", ylabel="$z_2$", xlim=extent[:2], ylim=extent[2:])
+    color_bar(figure, axes, image, label=label)
+    return figure
+
+
+def holes(page: Page) -> Figure | None:
+    """Draw the classifier's confidence in decoded images, with a white line where it is 0.8."""
+    return _maps(page, "confidence_map", "classifier's confidence in the decoded image (line: 0.8)", Normalize(0.3, 1), 0.8)
+
+
+def magnification(page: Page) -> Figure | None:
+    """Draw how much the decoder stretches each place, relative to its own largest, so that codes of any scale compare."""
+    return _maps(page, "volume_map", r"$\log\,\sqrt{\det J^T J}$ under its 99th percentile", Normalize(-5, 0))

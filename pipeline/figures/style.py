@@ -1,8 +1,9 @@
-"""What every figure shares: the page it draws from, colours, type, and tiles of images."""
+"""What every figure shares: the page it draws from, colors, fonts, layout and tiles of images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,48 +11,22 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageChops, ImageOps
 
 from pipeline.errors import IntegrityError
-from pipeline.results import Results
+from pipeline.evaluation.results import Results
 
 WIDTH = 14.5  # inches: about 1600 pixels at 110 dpi
 
-# The ten colours of "Accessible Color Sequences for Data Visualization" (2107.02270), which stay apart for colour-blind
-# readers, dealt out so that digits which lie side by side in a latent space (4-7-9, 3-5-8) are the furthest apart.
-CLASS_COLORS = ListedColormap(
-    ["#717581", "#b9ac70", "#e76300", "#3f90da", "#a96b59", "#ffa90e", "#94a4a2", "#832db6", "#bd1f01", "#92dadd"], "classes"
-)
-CLASS_NORM = BoundaryNorm(np.arange(-0.5, 10), 10)
+# The ten colors of "Accessible Color Sequences for Data Visualization" (2107.02270), which color-blind readers can tell apart.
+# Their order puts the largest distances between digits that are neighbors in a latent space (4-7-9, 3-5-8).
+CLASS_COLORS = ["#717581", "#b9ac70", "#e76300", "#3f90da", "#a96b59", "#ffa90e", "#94a4a2", "#832db6", "#bd1f01", "#92dadd"]
 MODEL_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 INK, PENCIL = "#24292f", "#8b949e"
-
-_STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so the bytes are the same on every machine
-    "font.size": 12,
-    "axes.titlesize": 14,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.labelsize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e8eb",
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.columnspacing": 1.6,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.1,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), PENCIL),
-    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK),
-}
+DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mec": "white", "mew": 1.2}
 
 
 @dataclass(frozen=True)
@@ -70,72 +45,91 @@ class Page:
             raise IntegrityError("no results of any model to draw; run `dvc repro` to make them")
         (first, expected), *others = self.models.items()
         for name, results in others:
-            if results.dataset != expected.dataset or not np.array_equal(results.inputs, expected.inputs):
-                raise IntegrityError(
-                    f"{name} and {first} were evaluated on different images; run `dvc repro` to evaluate both anew"
-                )
+            theirs, ours = (one.arrays.get("inputs", np.empty(0)) for one in (results, expected))
+            if results.dataset != expected.dataset or not np.array_equal(theirs, ours):
+                raise IntegrityError(f"{name} and {first} were evaluated on different images; run `dvc repro` to evaluate both")
 
-    @property
-    def dataset(self) -> str:
-        """The data set that all the models saw."""
-        return next(iter(self.models.values())).dataset
+    def having(self, name: str) -> list[Results]:
+        """Return the results that have an array of this name."""
+        return [results for results in self.models.values() if name in results]
 
 
 def styled() -> Any:
-    """Return a context in which matplotlib draws this project's way, whatever the user's own settings are."""
-    return style.context(["default", _STYLE])
+    """Return a context with the matplotlib settings of this project, whatever the user's own are."""
+    return style.context(["default", Path(__file__).with_name("figures.mplstyle")])
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """Return an empty figure, in inches; no pyplot, so nothing global holds on to it."""
+    """Return an empty figure of this size in inches; it is made without pyplot, which would keep it alive."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def layout(panels: int) -> tuple[int, int]:
-    """Return (columns, lines) for a number of panels: one line up to three, then two or more.
+def panels(number: int, height: float, widest: float = 8) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes ``[lines, columns]``: one line of up to three panels, else two or more of at most four.
 
-    >>> layout(2), layout(4)
-    ((2, 1), (2, 2))
+    A panel is at most ``widest`` inches wide and ``height`` times as high as wide.
     """
-    columns = panels if panels < 4 else min(-(-panels // 2), 4)
-    return columns, -(-panels // columns)
+    columns = number if number < 4 else min(-(-number // 2), 4)
+    lines, width = -(-number // columns), min(WIDTH / columns, widest)
+    figure = new_figure(lines * width * height, columns * width)
+    axes: np.ndarray = figure.subplots(lines, columns, squeeze=False)
+    for ax in axes.flat[number:]:
+        ax.set_axis_off()
+    return figure, axes
 
 
-def label(results: Results) -> str:
-    """Return the model with its beta, where the data set is named elsewhere."""
-    return results.title.replace(f" on {results.dataset}", "")
+def image_panels(shown: Sequence[Any], draw: Callable[[Axes, Any], float], widest: float = WIDTH) -> Figure:
+    """Return a figure with a panel of images for each model shown; ``draw`` returns its height for a width of 1."""
+    figure, axes = panels(len(shown), 1, widest)
+    tallness, (lines, columns) = max([draw(ax, one) for ax, one in zip(axes.flat, shown, strict=False)]), axes.shape
+    figure.set_figheight(lines * (tallness * (figure.get_figwidth() / columns - 0.5) + 1.3))
+    return figure
+
+
+def color_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, colors: ScalarMappable, **options: Any) -> Colorbar:
+    """Add a color bar that several panels share."""
+    bar = figure.colorbar(colors, ax=axes, fraction=0.03, pad=0.015, aspect=32, **options)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def series_colors(names: Iterable[str]) -> dict[str, str]:
+    """Return a color for each name: :data:`MODEL_COLORS` for up to six, else the ten of the classes over and over."""
+    names = list(dict.fromkeys(names))
+    colors = MODEL_COLORS if len(names) <= len(MODEL_COLORS) else CLASS_COLORS
+    return {name: colors[index % len(colors)] for index, name in enumerate(names)}
 
 
 def tiles(ax: Axes, images: np.ndarray, gap: int = 2) -> float:
-    """Draw images ``[rows, columns, height, width]`` in [0, 1] as ink on paper, the first row on top.
+    """Draw images ``[rows, columns, C, H, W]`` in [0, 1], gray ones as ink on paper; return the height for a width of 1.
 
-    The centre of tile (row, column) lies at y = row, x = column; ``gap`` is the paper around each image, in its pixels.
-    Returns the height of the whole for a width of 1.
+    The center of image (row, column) is at y = row from the top, x = column; ``gap`` is its white frame in pixels.
     """
-    framed = np.pad(images, ((0, 0), (0, 0), (gap, gap), (gap, gap)))
-    rows, columns, height, width = framed.shape
-    sheet = framed.swapaxes(1, 2).reshape(rows * height, columns * width)
+    white = float(images.shape[2] > 1)
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 0), (gap, gap), (gap, gap)), constant_values=white)
+    rows, columns, channels, height, width = framed.shape
+    sheet = framed.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, extent=extent, aspect=height / width)
+    ax.imshow(sheet if white else sheet[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent, aspect=height / width)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    return rows * height / (columns * width)
+    return float(rows * height / (columns * width))
 
 
 def marks(numbers: Iterable[float]) -> list[str]:
-    """Return tick labels with the minus sign that matplotlib's own ticks have."""
+    """Return tick labels with the minus sign of matplotlib's own ticks."""
     return [f"{number:g}".replace("-", "\N{MINUS SIGN}") for number in numbers]
 
 
 def png(figure: Figure, dpi: int) -> bytes:
-    """Return a figure as a PNG file with even margins and without dates or versions: equal figures give equal bytes."""
+    """Return a figure as a PNG file with even margins and without dates or versions, so that equal figures give equal bytes."""
     with styled():
         figure.set_dpi(dpi)
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
-    # 52 levels of each colour look the same as 256 and make a file of half the size; 255 is 51 times 5, so white stays white.
-    levels = np.round(np.asarray(canvas.buffer_rgba())[..., :3] / 5) * 5
+    # 52 levels of each color look the same as 256 and make a file of half the size; 255 is 51 times 5, so white stays white.
+    levels: np.ndarray = np.round(np.asarray(canvas.buffer_rgba())[..., :3] / 5) * 5
     image = Image.fromarray(levels.astype(np.uint8))
     image = image.crop(ImageChops.invert(image).getbbox())
     file = BytesIO()

@@ -1,0 +1,73 @@
+"""Read the models to explore: results, decoders, and a sweep's models of other betas."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import IntegrityError, ParamsError
+from pipeline.evaluation.results import Results, load_results
+from pipeline.storage import load_arrays, md5
+
+
+class NotExplorable(ParamsError):
+    """A model or its images are of a kind that the explorer does not show."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """One model to explore: its codes of the test images, and its decoder."""
+
+    results: Results
+    layers: Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+def layers(weights: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return weight ``[out, in]`` and bias ``[out]`` of each linear layer of the decoder in a file of weights, without torch.
+
+    Raises IntegrityError naming the file when it is missing or damaged, NotExplorable for another kind of decoder.
+    """
+    arrays, header = load_arrays(weights)
+    kinds = header.get("decoder", [])
+    if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
+        found = ", ".join(kinds) or "unknown; train the model again"
+        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a ReLU between every two; these are {found}")
+    try:
+        return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
+    except KeyError as error:
+        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {error}") from None
+
+
+def load_explored(results: Path, models: Path) -> dict[str, Explored]:
+    """Return the models in the folder ``results`` by name. Raises IntegrityError where ``models`` lacks their weights."""
+    explored = {}
+    for path in sorted(results.glob("*.safetensors")):
+        weights = models / path.name
+        explored[path.stem] = one = Explored(load_results(path), layers(weights))
+        if md5(weights) != one.results.weights_md5:
+            raise IntegrityError(f"{path}: results of other weights than {weights}; run `dvc repro` to evaluate these")
+    return explored
+
+
+def add_sweep(explored: dict[str, Explored], sweep: Path, data: Path) -> list[list[Explored]]:
+    """Return each model with those of other betas in the folder ``sweep``. Raises IntegrityError for another data set."""
+    from pipeline.data import load_dataset
+    from pipeline.models.weights import load_weights  # imports torch, which only a sweep needs: it has no codes yet
+
+    dataset = load_dataset(data)
+    cards = {name: {one.results.beta: one} for name, one in explored.items()}
+    for path in sorted(sweep.glob("*.safetensors")):
+        trained = load_weights(path)
+        name, beta = trained.config.model, trained.beta
+        if beta in cards.get(name, {beta}):
+            continue
+        results = explored[name].results
+        test = dataset.test.take(slice(len(results["codes"])))
+        arrays = {array: results[array] for array in ("inputs", "labels") if array in results}
+        same_labels = np.array_equal([] if test.labels is None else test.labels, arrays.get("labels", []))
+        if {trained.dataset, dataset.name} != {results.dataset} or not same_labels:
+            raise IntegrityError(f"{path}, {data}: another data set than the results'; a sweep is shown on the same images")
+        arrays["codes"] = trained.predict(test.intensities)["code"]
+        cards[name][beta] = Explored(replace(results, beta=beta, arrays=arrays), layers(path))
+    return [list(card.values()) for card in cards.values()]

@@ -1,0 +1,75 @@
+"""Untrained models with contrast, results of them made by hand, and a folder with all that the stage reads."""
+
+import numpy as np
+import torch
+
+from pipeline.data import Dataset, Images, save_dataset
+from pipeline.evaluation.results import Results, save_results
+from pipeline.explorer.loading import Explored
+from pipeline.models import ModelConfig
+from pipeline.models.weights import Trained, save_weights
+from pipeline.storage import md5
+from stages.explorer import main
+
+SHAPE = (1, 28, 28)
+SWEEP = (0.5, 2.0, 8.0)
+LABELS = np.arange(300) % 10
+
+
+def trained(name, dim, beta, hidden=(32, 16), seed=0):
+    """A model whose decoder, though untrained, decodes images with contrast."""
+    torch.manual_seed(seed)
+    config = ModelConfig(name, "mlp", SHAPE, dim, hidden)
+    model = config.build()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(2.5)
+    return Trained(model.eval(), config, "digits", beta)
+
+
+def images():
+    return np.random.default_rng(0).integers(0, 256, (len(LABELS), *SHAPE)).astype(np.uint8)
+
+
+def results(name, dim, beta, weights_md5="", with_labels=True, with_map=False):
+    arrays = {
+        "codes": np.random.default_rng(dim).normal(LABELS[:, None] % 4, 0.3, (len(LABELS), dim)).astype(np.float32),
+        "inputs": images()[:10] / np.float32(255),
+    }
+    if with_labels:
+        arrays["labels"] = LABELS
+    if with_map:
+        arrays |= {"map_axes": np.linspace(-1, 4, 5) * np.ones((2, 1)), "confidence_map": np.linspace(0, 1, 25).reshape(5, 5)}
+    return Results("digits", name, beta, 0, [], weights_md5, arrays)
+
+
+def decoder(name, dim, hidden=(32, 16)):
+    linear = [layer for layer in trained(name, dim, None, hidden).model.decoder.children() if isinstance(layer, torch.nn.Linear)]
+    return [(layer.weight.numpy(force=True), layer.bias.numpy(force=True)) for layer in linear]
+
+
+def cards(dim, hidden=(32, 16), **options):
+    """An autoencoder and a VAE, a card each."""
+    return [[Explored(results(n, dim, b, **options), decoder(n, dim, hidden))] for n, b in (("ae", None), ("vae", 4.0))]
+
+
+def workspace(folder, dim, hidden=(32, 16), **options):
+    """Write all that the stage reads."""
+    for name, beta in (("ae", None), ("vae", 1.0)):
+        path = folder / "models" / f"{name}.safetensors"
+        save_weights(path, trained(name, dim, beta, hidden))
+        made = results(name, dim, beta, md5(path), with_map=dim == 2, **options)
+        save_results(folder / "results" / path.name, made)
+    for seed, beta in enumerate(SWEEP, 1):
+        save_weights(folder / "sweep" / f"{beta}.safetensors", trained("vae", dim, beta, hidden, seed))
+    test = Images(images(), LABELS if options.get("with_labels", True) else None)
+    save_dataset(folder / "dataset.safetensors", Dataset("digits", test, test))
+
+
+def stage(folder, *options):
+    """Run the stage in such a folder; return the page."""
+    out = folder / "explorer.html"
+    given = {"--results": "results", "--models": "models", "--data": "dataset.safetensors", "--out": out.name}
+    words = [word for option, name in given.items() for word in (option, str(folder / name))]
+    main.main([*words, *options], standalone_mode=False)
+    return out

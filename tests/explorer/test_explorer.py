@@ -1,0 +1,183 @@
+"""The latent explorer's file."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.errors import IntegrityError, ParamsError
+from pipeline.evaluation.results import Results, save_results
+from pipeline.explorer.loading import NotExplorable, layers
+from pipeline.explorer.page import MAX_BYTES, explorer, extent
+from pipeline.figures.latent import plane
+from pipeline.models import MODELS
+from pipeline.models.weights import save_weights
+from pipeline.storage import md5, save_arrays
+from pipeline.tracking import store
+from stages import explorer as explorer_stage
+from tests.explorer.explorer_examples import cards, decoder, results, stage, trained, workspace
+
+DIMENSIONS = (1, 2, 3, 16)
+
+
+def data(document):
+    return json.loads(re.search(r'id="data">(.*?)</script>', document, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("dim", DIMENSIONS)
+def test_page_is_self_contained_and_deterministic(dim):
+    document = explorer(cards(dim))
+    assert document == explorer(cards(dim))
+    assert not re.search(r"https?:|\bsrc=|@import|url\(|\bfetch\b|XMLHttpRequest|WebSocket", document)
+    assert "<title>Latent explorer on digits: AE and VAE, β = 4</title>" in document
+    assert "default-src 'none'" in document
+    assert not re.search(r"\$(title|style|script|data|blob)\b", document), "every place is filled"
+
+
+@pytest.mark.parametrize("dim", DIMENSIONS)
+def test_page_without_labels_has_one_color_and_no_class_numbers(dim):
+    page = data(explorer(cards(dim, with_labels=False)))
+    assert (page["classes"], len(page["colors"])) == ("", 1)
+    assert all(model["marks"] == [] for card in page["cards"] for model in card)
+    assert data(explorer(cards(dim)))["classes"] == "digit"
+
+
+def test_only_a_model_with_a_prior_has_its_circles():
+    assert [card[0]["prior"] for card in data(explorer(cards(2)))["cards"]] == [False, True]
+
+
+def test_models_of_the_default_size_fit_in_float32():
+    document = explorer(cards(16, (512, 256, 128)))
+    assert len(document.encode()) < MAX_BYTES
+    assert '"precision": ["float32"]' in document
+
+
+def test_names_from_outside_cannot_become_markup():
+    (ae,), _ = cards(2)
+    document = explorer([[replace(ae, results=replace(ae.results, dataset="</script><b>", model="</script><b>"))]])
+    assert "<b>" not in document
+
+
+def test_plane_keeps_most_variance_and_its_frame_nearly_all_codes():
+    codes = results("vae", 16, 1.0)["codes"]
+    center, axes, names = plane(codes)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
+    assert ((codes - center) @ axes.T).var(0).sum() >= np.sort(codes.var(0))[-2:].sum()
+    assert "of variance" in names[0]
+    low, high = extent(codes).T
+    assert ((codes >= low) & (codes <= high)).mean() > 0.98
+
+
+def test_precision_falls_with_the_number_of_models_before_they_are_refused(monkeypatch):
+    _, (vae,) = cards(2, (64, 32))
+    models = [replace(vae, results=replace(vae.results, beta=beta)) for beta in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)]
+    monkeypatch.setattr("pipeline.explorer.page.MAX_BYTES", len(explorer([models[:3]])))
+    assert '"precision": ["float32"]' in explorer([models[:2]])
+    assert '"precision": ["float32", "float16"]' in explorer([models[:3]])
+    with pytest.raises(ParamsError, match=r"8 models takes .* MB, over .*; use fewer models"):
+        explorer([models])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_those_of_the_decoder_in_order(name, tmp_path):
+    save_weights(tmp_path / "x.safetensors", trained(name, 3, None, (16, 16)))
+    for read, expected in zip(layers(tmp_path / "x.safetensors"), decoder(name, 3, (16, 16)), strict=True):
+        for one, other in zip(read, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_models_that_cannot_be_shown_are_refused():
+    _, (vae,) = cards(2)
+    with pytest.raises(IntegrityError, match="no results"):
+        explorer([])
+    with pytest.raises(IntegrityError, match="of different shapes"):
+        explorer([[replace(vae, layers=vae.layers[1:])]])
+    color = vae.results.arrays | {"inputs": np.zeros((10, 3, 28, 28), np.float32)}
+    with pytest.raises(ParamsError, match="the explorer shows gray images; those of digits have 3 channels"):
+        explorer([[replace(vae, results=replace(vae.results, arrays=color))]])
+
+
+def test_decoders_that_cannot_be_shown_are_refused(tmp_path):
+    other = trained("vae", 2, 1.0)
+    other.model.decoder[1] = torch.nn.Tanh()
+    save_weights(tmp_path / "tanh.safetensors", other)
+    with pytest.raises(NotExplorable, match=r"tanh\.safetensors: .*linear layers.*Tanh"):
+        layers(tmp_path / "tanh.safetensors")
+    save_arrays(tmp_path / "plain.safetensors", {"decoder.0.weight": np.ones((4, 2))}, {"decoder": ["Linear"]})
+    with pytest.raises(NotExplorable, match=r"plain\.safetensors: .*with a bias.*decoder\.0\.bias"):
+        layers(tmp_path / "plain.safetensors")
+    save_arrays(tmp_path / "old.safetensors", {}, {"model": "vae"})
+    with pytest.raises(NotExplorable, match=r"old\.safetensors: .*unknown"):
+        layers(tmp_path / "old.safetensors")
+
+
+class Logged:
+    """A run that remembers the files it is given."""
+
+    def __init__(self):
+        self.files = []
+
+    def log_file(self, path, folder=None):
+        self.files.append(Path(path).name)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The MLflow runs by the md5 of their weights, in place of a store."""
+    found = {}
+    monkeypatch.setattr(store, "find", lambda md5: found.setdefault(md5, Logged()))
+    return found
+
+
+def test_stage_writes_the_same_page_each_time_and_logs_it_to_each_run(tmp_path, runs):
+    workspace(tmp_path, 2)
+    first = stage(tmp_path).read_bytes()
+    assert stage(tmp_path).read_bytes() == first
+    assert [run.files for run in runs.values()] == [["explorer.html"] * 2] * 2
+    assert b'"map"' in first
+    workspace(tmp_path, 1)
+    assert '"map"' not in stage(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_sweep_adds_its_models_to_the_card_of_their_kind(tmp_path, runs, with_labels):
+    workspace(tmp_path, 2, with_labels=with_labels)
+    first = stage(tmp_path).read_bytes()
+    assert stage(tmp_path, "--sweep", str(tmp_path / "empty")).read_bytes() == first
+    swept = data(stage(tmp_path, "--sweep", str(tmp_path / "sweep")).read_text())
+    assert [[model["beta"] for model in card] for card in swept["cards"]] == [[None], [1.0, 0.5, 2.0, 8.0]]
+    assert ["map" in model for model in swept["cards"][1]] == [True, False, False, False], "only the first was evaluated"
+
+
+def test_weights_that_do_not_belong_to_the_results_are_refused(tmp_path, runs):
+    workspace(tmp_path, 2)
+    other = replace(trained("vae", 2, 4.0), dataset="letters")
+    save_weights(tmp_path / "sweep" / "letters.safetensors", other)
+    with pytest.raises(IntegrityError, match=r"letters\.safetensors.*another data set"):
+        stage(tmp_path, "--sweep", str(tmp_path / "sweep"))
+    save_weights(tmp_path / "models" / "vae.safetensors", trained("vae", 2, 1.0, seed=9))
+    with pytest.raises(IntegrityError, match="of other weights"):
+        stage(tmp_path)
+
+
+def test_page_is_written_without_importing_torch(tmp_path):
+    code = "import sys, pipeline.explorer.page; print({'torch', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_decoder_that_is_no_perceptron_gives_a_page_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_arrays("models/vae.safetensors", {}, {"decoder": ["Linear", "ConvTranspose2d"]})
+    save_results("results/vae.safetensors", Results("blobs", "vae", 1.0, 1, [], md5("models/vae.safetensors"), {}))
+    done = CliRunner().invoke(explorer_stage.main, [])
+    assert done.exit_code == 0, done.output
+    assert "ConvTranspose2d" in done.output
+    assert "No explorer" in Path("explorer/explorer.html").read_text()
