@@ -1,0 +1,199 @@
+"""What is read of DVC's files in the workspace and in commits."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from pipeline.params import Params
+from pipeline.storage import md5
+from pipeline.tracking.dvc_repo import Source, Stage, folder_md5, sources
+from tests.conftest import ROOT
+from tests.tracking.repository import Repository, git, write
+
+
+@pytest.fixture
+def repository(params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository with one stage, whose outputs are a file and a folder in DVC's cache, and a folder in git."""
+    repository = Repository(params, data_file, monkeypatch)
+    repository.add(
+        "figures", "figures --all", ["data/dataset.safetensors"], ["results/file", "results/folder"], ["metrics/figures"]
+    )
+    for path in ("results/file", "results/folder/a", "results/folder/sub/b", "metrics/figures/c.png"):
+        write(path, path)
+    repository.lock()
+    repository.commit()
+    return repository
+
+
+def workspace_source(scratch: Path) -> tuple[Source, Stage]:
+    """Return the workspace and its stage ``figures``."""
+    source = sources(scratch)[-1]
+    (stage,) = [stage for stage in source.stages if stage.name == "figures"]
+    return source, stage
+
+
+@pytest.mark.usefixtures("repository")
+def test_stage_has_what_its_lock_file_says(tmp_path: Path) -> None:
+    _, stage = workspace_source(tmp_path / "scratch")
+    assert (stage.module, stage.params) == ("figures", {})
+    assert stage.deps == {"data/dataset.safetensors": md5("data/dataset.safetensors")}
+    assert stage.outs["results/file"] == md5("results/file")
+    assert stage.out(".png") == ""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"cmd": ["python -m stages.train vae", "true"]},
+        {"cmd": "sh script.sh"},
+        {"cmd": "python -m stages."},
+        {"outs": []},
+    ],
+)
+def test_stage_with_another_command_is_none_of_the_pipeline(entry: dict) -> None:
+    assert Stage.of("name", entry) is None
+
+
+def test_dependencies_without_md5_are_left_out() -> None:
+    entry = {"cmd": "python -m stages.train vae", "deps": [{"path": "s3://a", "etag": "1"}, {"path": "b", "md5": "2"}]}
+    stage = Stage.of("train_vae", entry)
+    assert stage
+    assert (stage.module, stage.deps, stage.outs, stage.params) == ("train", {"b": "2"}, {}, {})
+
+
+@pytest.mark.usefixtures("repository")
+def test_lock_file_that_is_none_has_no_stages(tmp_path: Path) -> None:
+    for content in ("", "stages", "stages: 1", "stages: {a: 1}", "a: [", "stages: {a: {cmd: 1}}"):
+        write("dvc.lock", content)
+        assert sources(tmp_path / "scratch")[-1].stages == [], content
+
+
+@pytest.mark.usefixtures("repository")
+def test_output_is_fetched_only_with_its_locked_bytes(tmp_path: Path) -> None:
+    source, stage = workspace_source(tmp_path / "scratch")
+    copy = source.fetch(stage, "results/file")
+    assert copy
+    assert (copy.name, copy.read_text()) == ("file", "results/file")
+    assert source.fetch(stage, "results/other") is None
+    assert source.fetch(stage, "") is None
+
+
+@pytest.mark.usefixtures("repository")
+def test_changed_output_comes_from_the_cache_of_the_last_commit(tmp_path: Path) -> None:
+    write("results/file", "changed")
+    source, stage = workspace_source(tmp_path / "one")
+    copy = source.fetch(stage, "results/file")
+    assert copy
+    assert copy.read_text() == "results/file"
+    shutil.rmtree(".dvc/cache")
+    source, stage = workspace_source(tmp_path / "two")
+    assert source.fetch(stage, "results/file") is None
+
+
+@pytest.mark.usefixtures("repository")
+def test_damaged_object_of_the_cache_is_not_fetched(tmp_path: Path) -> None:
+    source, stage = workspace_source(tmp_path / "scratch")
+    shutil.rmtree("results")
+    stored = Path(".dvc/cache/files/md5", stage.outs["results/file"][:2], stage.outs["results/file"][2:])
+    stored.chmod(0o600)
+    stored.write_text("damaged")
+    assert source.fetch(stage, "results/file") is None
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_folder_has_the_files_of_the_lock_file(is_deleted: bool, tmp_path: Path) -> None:
+    if is_deleted:
+        shutil.rmtree("results")
+    source, stage = workspace_source(tmp_path / "scratch")
+    files = source.unfolded(stage)
+    assert files.outs.keys() - stage.outs.keys() == {"results/folder/a", "results/folder/sub/b", "metrics/figures/c.png"}
+    for path in ("results/folder/sub/b", "metrics/figures/c.png"):
+        copy = source.fetch(files, path)
+        assert copy
+        assert copy.read_text() == path
+
+
+@pytest.mark.usefixtures("repository")
+def test_changed_folder_in_git_is_that_of_the_last_commit(tmp_path: Path) -> None:
+    write("metrics/figures/d.png", "more")
+    write("metrics/figures/c.png", "other")
+    source, stage = workspace_source(tmp_path / "scratch")
+    files = source.unfolded(stage)
+    assert "metrics/figures/d.png" not in files.outs
+    copy = source.fetch(files, "metrics/figures/c.png")
+    assert copy
+    assert copy.read_text() == "metrics/figures/c.png"
+
+
+def test_folder_md5_is_that_of_dvc(repository: Repository, tmp_path: Path) -> None:
+    _, stage = workspace_source(tmp_path / "scratch")
+    files = {name: md5(f"results/folder/{name}") for name in ("sub/b", "a")}
+    assert folder_md5(files) == stage.outs["results/folder"]
+
+
+def test_experiments_and_their_baselines_are_sources(repository: Repository, tmp_path: Path) -> None:
+    baseline = git("rev-parse", "HEAD")
+    write("results/file", "of the experiment")
+    repository.add("figures", "figures --all", ["data/dataset.safetensors"], ["results/file"])
+    repository.lock()
+    repository.save_experiment("one", baseline)
+    git("update-ref", "refs/exps/stash", baseline)
+    git("update-ref", "refs/exps/exec/EXEC_HEAD", baseline)
+    found = sources(tmp_path / "scratch")
+    tags = {"dvc.exp.name": "one", "dvc.exp.baseline": baseline}
+    assert [(source.commit == baseline, source.tags) for source in found] == [(True, {}), (False, tags), (False, {})]
+    for source, text in zip(found, ["results/file", "of the experiment", "results/file"], strict=True):
+        (stage,) = [stage for stage in source.stages if stage.name == "figures"]
+        copy = source.fetch(stage, "results/file")
+        assert copy
+        assert copy.read_text() == text
+    assert found[0].time == 1000 * int(git("show", "-s", "--format=%ct", baseline))
+
+
+@pytest.mark.usefixtures("repository")
+def test_baseline_that_git_does_not_have_has_no_stages(tmp_path: Path) -> None:
+    head = git("rev-parse", "HEAD")
+    git("update-ref", f"refs/exps/{'0' * 2}/{'1' * 38}/one", head)
+    assert [bool(source.stages) for source in sources(tmp_path / "scratch")] == [False, True, True]
+
+
+@pytest.mark.usefixtures("repository")
+def test_cache_of_the_local_configuration_serves_all_commits(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    head = git("rev-parse", "HEAD")
+    git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/one", head)
+    moved = tmp_path_factory.mktemp("cache") / "moved"
+    shutil.move(".dvc/cache", moved)
+    shutil.rmtree("results")
+    write(".dvc/config.local", f"[cache]\n    dir = {moved}\n")
+    for source in sources(tmp_path / "scratch"):
+        (stage,) = [stage for stage in source.stages if stage.name == "figures"]
+        assert source.fetch(stage, "results/file")
+
+
+@pytest.mark.usefixtures("repository")
+def test_remote_that_was_configured_later_serves_all_commits(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    head, remote = git("rev-parse", "HEAD"), tmp_path_factory.mktemp("remote")
+    git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/one", head)
+    write(".dvc/config", f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {remote}\n")
+    with Repo() as repo:
+        repo.push()
+    for folder in (".dvc/cache", ".dvc/tmp", "results", "site"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for number, source in enumerate(sources(tmp_path / "scratch")):
+        (stage,) = [stage for stage in source.stages if stage.name == "figures"]
+        files = source.unfolded(stage)
+        copy = Source(source.files, tmp_path / str(number), source.commit).fetch(files, "results/folder/sub/b")
+        assert copy, "each from the remote, not from the copy of another"
+
+
+def test_only_dvc_repo_imports_dvc_and_only_dvc_api() -> None:
+    found = {
+        (path.name, line.strip())
+        for path in (ROOT / "pipeline").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if line.strip().startswith(("import dvc", "from dvc"))
+    }
+    assert found == {("dvc_repo.py", "from dvc.api import DVCFileSystem")}

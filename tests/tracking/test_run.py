@@ -1,0 +1,279 @@
+"""What a run holds, and what a store that is slow, hangs or is gone may cost: little."""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import matplotlib.image
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.errors import PipelineError
+from pipeline.params import Params
+from pipeline.storage import md5
+from pipeline.tracking import events, store
+from pipeline.tracking import run as tracking_run
+from pipeline.tracking.run import Record, Run, tile
+from tests.tracking.fake_training import train
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
+
+
+def only() -> tuple[Record, Run]:
+    (found,) = store.records()
+    return found
+
+
+def outputs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.usefixtures("store")
+def test_training_is_one_run_with_params_metrics_data_and_model(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train_vae")
+    monkeypatch.setenv("DVC_EXP_NAME", "four")
+    train("vae", params.model_copy(update={"beta": 4.0}), data_file, workspace / "out", workspace / "out")
+    record, run = only()
+    weights = workspace / "out" / "vae.safetensors"
+    assert (record.name, record.status) == ("vae 16-8-2 beta=4 seed=1", "FINISHED")
+    expected = {"dataset": "blobs", "dvc.stage": "train_vae", "dvc.exp.name": "four", "data.md5": md5(data_file)}
+    assert expected.items() <= record.tags.items()
+    assert record.tags["model.md5"] == md5(weights)
+    assert record.params["beta"] == "4"
+    assert record.params["model.latent_dim"] == "2"
+    assert record.metrics.items() >= {"epochs": 4.0, "best/epoch": 4.0, "best/val/recon": 33.5}.items()
+    assert list(run.points("val/loss")) == [1, 2, 3, 4]
+    assert run.files().keys() == {"vae.safetensors", "vae_history.csv"}
+    assert record.has_data
+    note = record.tags["mlflow.note.content"]
+    assert "**VAE** of **blobs**: 2 latent dimensions, hidden layers [16, 8], β = 4, seed 1." in note
+    assert "| validation, epoch 4 of 4 | 33.50 | 0.40 | -33.90 |" in note
+    assert "dvc exp run -S beta=4 -S data.name=blobs" in note
+    assert "-S 'vae.hidden_dims=[16,8]'" in note
+
+    found = store.find(md5(weights))
+    metrics = {
+        "dataset": "blobs",
+        "profile": "fast",
+        "test/recon": 30.0,
+        "test/kl": 2.0,
+        "test/elbo": -32.0,
+        "holes/note": "none",
+    }
+    events.log_evaluation(found, metrics, [])
+    record, _ = only()
+    assert record.status == "FINISHED"
+    assert record.tags["evaluate.profile"] == "fast"
+    assert "holes/note" not in record.metrics
+    assert "| test images (fast) | 30.00 | 2.00 | -32.00 |" in record.tags["mlflow.note.content"]
+
+
+@pytest.mark.usefixtures("store")
+def test_logged_model_loads_with_the_signature_of_images(params: Params, data_file: Path, workspace: Path) -> None:
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    loaded = mlflow.pyfunc.load_model(f"models:/{only()[0].model_id}")
+    signature = loaded.metadata.signature
+    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, 1, 8, 8)]
+    assert {spec.name: spec.shape for spec in signature.outputs.inputs} == {"code": (-1, 2), "reconstruction": (-1, 1, 8, 8)}
+    result = loaded.predict(np.random.default_rng(0).random((3, 1, 8, 8), np.float32))
+    assert (result["code"].shape, result["reconstruction"].shape) == ((3, 2), (3, 1, 8, 8))
+
+
+@pytest.mark.usefixtures("store")
+def test_logged_model_carries_the_package_that_loads_it(params: Params, data_file: Path, workspace: Path) -> None:
+    train("ae", params, data_file, workspace / "out", workspace / "out")
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{only()[0].model_id}"))
+    assert (folder / "code" / "pipeline" / "models" / "weights.py").is_file()
+
+
+@pytest.mark.usefixtures("store")
+def test_logged_data_set_has_digest_and_shape_of_its_images(params: Params, data_file: Path, workspace: Path) -> None:
+    train("ae", params, data_file, workspace / "out", workspace / "out")
+    entity = MlflowClient(store.store_uri()).get_run(only()[0].id)
+    (data,) = [logged.dataset for logged in entity.inputs.dataset_inputs]
+    assert (data.name, data.digest) == ("blobs", md5(data_file))
+    assert "[120, 1, 8, 8]" in data.profile
+
+
+def test_tile_puts_images_in_rows() -> None:
+    images = np.arange(6).reshape(6, 1, 1, 1).repeat(2, axis=2) / 255
+    assert tile(images, columns=3).tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]]
+
+
+def test_tile_keeps_colors() -> None:
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
+    assert tile(colors.reshape(3, 3, 1, 1) / 255, columns=3).tolist() == [colors.tolist()]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_is_logged_as_a_picture_of_its_step(channels: int) -> None:
+    with store.start("run", {}) as run:
+        run.log_grid("samples", np.ones((4, channels, 2, 3)), step=5, columns=2)
+    artifacts = MlflowClient(store.store_uri()).list_artifacts(run.id, "images")
+    (picture,) = [found.path for found in artifacts if found.path.endswith(".png")]
+    assert re.match(r"images/samples\W+step\W+5\W", picture)
+    assert matplotlib.image.imread(run.fetch(picture, Path()) or "").shape[:2] == (4, 6)
+
+
+@pytest.mark.usefixtures("store")
+def test_points_are_rounded_as_in_files_and_finite() -> None:
+    with store.start("run", {}) as run:
+        run.log_epoch({"epoch": 1, "val/loss": 132.20001234, "val/kl": float("nan")}, 1.0)
+        run.log_metrics({"test/recon": 132.20001234, "test/kl": float("inf")})
+    assert run.points("val/loss") == {1: 132.2}
+    assert run.points("val/kl") == {}
+    assert only()[0].metrics == {"val/loss": 132.2, "test/recon": 132.2}
+
+
+@pytest.mark.usefixtures("store")
+def test_new_value_of_a_metric_replaces_the_old_one_and_an_equal_one_adds_nothing() -> None:
+    with store.start("run", {}) as run:
+        for value in (3.0, 2.0, 2.0):
+            run.log_metrics({"test/recon": value})
+    assert only()[0].metrics == {"test/recon": 2.0}
+    assert len(MlflowClient(store.store_uri()).get_metric_history(run.id, "test/recon")) == 2
+
+
+@pytest.mark.usefixtures("store")
+def test_run_that_fails_or_is_killed_has_that_status() -> None:
+    for error, status in {ValueError(): "FAILED", KeyboardInterrupt(): "KILLED", SystemExit(143): "KILLED"}.items():
+        with pytest.raises(type(error)), store.start(status, {}) as run:
+            raise error
+        assert [record.status for record, _ in store.records() if record.id == run.id] == [status]
+
+
+@pytest.mark.usefixtures("store")
+def test_continued_run_is_the_same_run() -> None:
+    with store.start("run", {}) as first:
+        first.log_epoch({"epoch": 1, "val/loss": 3.0}, 1.0)
+    with store.start("run", {}, first.id) as second:
+        assert only()[0].status == "RUNNING"
+        for epoch in (1, 2):
+            second.log_epoch({"epoch": epoch, "val/loss": 3.0}, float(epoch))
+    assert second.id == first.id
+    assert len(MlflowClient(store.store_uri()).get_metric_history(first.id, "val/loss")) == 2
+
+
+class Server(ThreadingHTTPServer):
+    """A server that never answers, and counts."""
+
+    asked, daemon_threads = 0, True
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.server.asked += 1  # type: ignore[attr-defined]
+            over.wait(10)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    yield server
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+FILES = ["vae.safetensors", "vae_history.csv", "vae_train.json"]
+
+
+def test_server_that_hangs_is_asked_once(
+    hanging: Server, params: Params, data_file: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    assert hanging.asked == 1
+    assert capsys.readouterr().err.count("warning: MLflow failed") == 1
+    assert outputs(workspace / "out") == FILES
+
+
+def test_server_that_refuses_leaves_a_warning_and_all_files(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    assert capsys.readouterr().err.count("warning: MLflow failed") == 1
+    assert outputs(workspace / "out") == FILES
+    with pytest.raises(PipelineError, match="does not answer"):
+        store.records()
+
+
+class Clock:
+    """A clock that calls move on."""
+
+    now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
+
+@pytest.mark.usefixtures("store")
+def test_slow_server_gets_all_points_at_the_end(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, batches = Clock(), []
+    log_batch = MlflowClient.log_batch
+
+    def slow(self: MlflowClient, run: str, metrics: list = [], **others: list) -> None:  # noqa: B006 (as MLflow has it)
+        clock.now += 2.0
+        batches.append(len(metrics))
+        log_batch(self, run, metrics=metrics, **others)
+
+    monkeypatch.setattr(tracking_run, "SLOW", 1.0)
+    monkeypatch.setattr(tracking_run, "time", clock)
+    monkeypatch.setattr(MlflowClient, "log_batch", slow)
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    record, run = only()
+    assert list(run.points("val/loss")) == [1, 2, 3, 4]
+    assert record.status == "FINISHED"
+    assert record.tags["model.md5"] == md5(workspace / "out" / "vae.safetensors")
+    assert clock.now - 1000 <= 2.0 * 4, f"batches of {batches}"
+    assert capsys.readouterr().err.count("note: MLflow took 2.0 s for a call") == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_server_that_fails_during_training_leaves_one_warning(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = 0
+    log_batch = MlflowClient.log_batch
+
+    def dying(self: MlflowClient, *args: object, **others: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            raise ConnectionError("gone")
+        log_batch(self, *args, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_batch", dying)
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    assert asked == 4
+    assert capsys.readouterr().err.count("warning: MLflow failed (gone)") == 1
+    assert outputs(workspace / "out") == FILES

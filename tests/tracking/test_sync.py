@@ -1,0 +1,319 @@
+"""A store that is deleted comes back from DVC's files as it was, but for what they do not hold; syncing twice adds nothing."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from dvc.repo import Repo
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from pipeline.cli import main
+from pipeline.models import ModelConfig
+from pipeline.models.weights import Trained, save_weights
+from pipeline.params import Params
+from pipeline.storage import md5, save_json
+from pipeline.tracking import store as tracking
+from pipeline.tracking import sync
+from pipeline.tracking.dvc_repo import Stage
+from tests.tracking.fake_training import history, settings
+from tests.tracking.repository import Repository, git, write
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
+VOLATILE_TAGS = {"device", "threads", "torch", "source.sha256", "mlflow.loggedImages", "sync"}
+
+
+def contents() -> dict[str, dict[str, Any]]:
+    """Return all that the store holds, by the md5 of the weights and the stage, without what is volatile."""
+    client, found = MlflowClient(tracking.store_uri()), {}
+    for record, run in tracking.records():
+        entity = client.get_run(record.id)
+        data = [(i.dataset.name, i.dataset.digest, i.dataset.schema, i.dataset.profile) for i in entity.inputs.dataset_inputs]
+        files = {path: md5(run.fetch(path, Path()) or "") for path in run.files()}
+        points = {key: run.points(key) for key in record.metrics if key != "samples_per_second"}
+        tags = {key: value for key, value in record.tags.items() if key not in VOLATILE_TAGS}
+        values = {"name": record.name, "status": record.status, "params": record.params, "tags": tags, "points": points}
+        key = record.tags.get("model.md5", record.id) + record.tags.get("dvc.stage", "")
+        assert key not in found, "one run for each"
+        found[key] = values | {"data": data, "files": files, "model": bool(record.model_id)}
+    return found
+
+
+def champion() -> str:
+    found = MlflowClient(tracking.store_uri()).get_model_version_by_alias("latent-spaces-blobs", "champion")
+    (name,) = [record.name for record, _ in tracking.records() if record.id == found.run_id]
+    return name
+
+
+def synced() -> str:
+    done = CliRunner().invoke(main, ["sync"])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def repository(store: Path, params: Params, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    shutil.copy(store, "template.db")
+    return Repository(params, data_file, monkeypatch)
+
+
+def delete_store() -> None:
+    shutil.rmtree("mlartifacts")
+    shutil.copy("template.db", "mlflow.db")
+
+
+def test_deleted_store_comes_back(repository: Repository) -> None:
+    repository.train("ae", 1.0)
+    repository.train("vae", 1.0)
+    repository.evaluate()
+    baseline = repository.commit()
+    repository.train("vae", 4.0, DVC_EXP_NAME="four", DVC_EXP_BASELINE_REV=baseline)
+    repository.save_experiment("four", baseline)
+    git("update-ref", "refs/exps/stash", "HEAD@{1}")
+    shutil.rmtree("models")  # as in a fresh clone: the weights are in the cache alone
+    before = contents()
+    assert sorted(run["name"] for run in before.values()) == [
+        "ae 16-8-2 seed=1",
+        "vae 16-8-2 beta=1 seed=1",
+        "vae 16-8-2 beta=4 seed=1",
+    ]
+    assert "0 of them new or incomplete" in synced()
+    assert contents() == before
+
+    delete_store()
+    printed = synced()
+    assert "vae 16-8-2 beta=4 seed=1 (four): rebuilt with" in printed
+    assert "3 of them new or incomplete" in printed
+    after = contents()
+    assert after.keys() == before.keys()
+    for key in before:
+        for what in before[key]:
+            assert after[key][what] == before[key][what], what
+    assert {record.tags["sync"] for record, _ in tracking.records()} == {"true"}
+    assert champion() == "vae 16-8-2 beta=1 seed=1"
+    evaluated = next(run for run in after.values() if run["name"] == "vae 16-8-2 beta=1 seed=1")
+    made = {"figures/overview.png", "figures/vae_latent.csv", "claims/claims.png", "explorer.html", "vae_images.parquet"}
+    assert evaluated["files"].keys() >= made
+    assert "0 of them new or incomplete" in synced()
+    assert contents() == after
+
+
+def test_comparison_models_come_back(repository: Repository) -> None:
+    narrow = repository.params.vae.model_copy(update={"hidden_dims": [12]})
+    repository.params = repository.params.model_copy(update={"vae": narrow})
+    repository.compare(seeds=2, beta=4.0)
+    baseline = repository.commit()
+    environment = {"DVC_EXP_NAME": "half", "DVC_EXP_BASELINE_REV": baseline}
+    repository.params = repository.params.model_copy(update={"seed": 3})
+    repository.compare(seeds=1, beta=0.5, **environment)
+    repository.params = repository.params.model_copy(update={"seed": 1})
+    repository.train("vae", 4.0, **environment)
+    repository.save_experiment("half", baseline)
+    shutil.rmtree("models")
+    before = contents()
+    assert sorted(f"{run['name']} {run['tags']['dvc.stage']}" for run in before.values()) == [
+        "ae 12-2 seed=1 train_comparison",
+        "ae 12-2 seed=2 train_comparison",
+        "ae 12-2 seed=3 train_comparison",
+        "ae 16-8-2 seed=2 train_seeds",
+        "vae 12-2 beta=0.5 seed=3 train_comparison",
+        "vae 12-2 beta=1 seed=2 train_seeds",
+        "vae 12-2 beta=4 seed=1 train_comparison",
+        "vae 12-2 beta=4 seed=1 train_vae",
+        "vae 12-2 beta=4 seed=2 train_comparison",
+    ]
+    assert len({run["tags"]["model.md5"] for run in before.values()}) == 8, "two of which are the same model"
+    delete_store()
+    assert "9 of them new or incomplete" in synced()
+    after = contents()
+    assert after.keys() == before.keys()
+    for key in before:
+        for what in before[key]:
+            assert after[key][what] == before[key][what], (before[key]["name"], what)
+    evaluated = [run for run in after.values() if run["tags"]["dvc.stage"] != "train_vae"]
+    assert all({"test/elbo", "val/loss"} <= run["points"].keys() and "claim.holes" in run["tags"] for run in evaluated)
+    assert "0 of them new or incomplete" in synced()
+    assert contents() == after
+
+    for record, _ in tracking.records():
+        if record.params.get("beta") == "4":  # as if made without DVC
+            MlflowClient(tracking.store_uri()).delete_tag(record.id, "dvc.stage")
+    assert "3 of them new or incomplete" in synced()
+    assert "0 of them new or incomplete" in synced(), "the two that are the same model have taken a run each"
+
+
+def test_comparison_models_come_back_only_from_the_locked_folder(repository: Repository) -> None:
+    repository.compare()
+    repository.commit()
+    before = contents()
+    write("models/comparison/depth_matched_1/more", "not of this run")
+    delete_store()
+    assert "2 of them new or incomplete" in synced(), "what DVC does not know is no part of the folder"
+    assert contents() == before
+
+    Path("models/comparison/depth_matched_1/more").unlink()
+    shutil.rmtree(".dvc")
+    delete_store()
+    assert "2 of them new or incomplete" in synced(), "without DVC's cache from the folder, as it is the locked one"
+    assert contents() == before
+    write("models/comparison/depth_matched_1/more", "not of this run")
+    assert "0 trainings" in synced()
+
+
+@pytest.mark.parametrize("where", ["../elsewhere", "absolute"])
+def test_weights_come_from_a_cache_elsewhere(
+    repository: Repository, where: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = str(tmp_path_factory.mktemp("cache")) if where == "absolute" else where.replace("elsewhere", "cache")
+    write(".dvc/config", f"[cache]\n    dir = {folder}\n")
+    repository.train("vae", 4.0)
+    baseline = repository.commit()
+    repository.compare(DVC_EXP_NAME="more", DVC_EXP_BASELINE_REV=baseline)
+    repository.save_experiment("more", baseline)
+    before = contents()
+    assert not Path(".dvc/cache").exists()
+    shutil.rmtree("models")
+    delete_store()
+    assert "3 of them new or incomplete" in synced()
+    assert contents() == before
+
+
+def test_weights_come_from_the_remote_when_the_cache_is_empty(
+    repository: Repository, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repository.train("vae", 4.0)
+    repository.compare()
+    baseline = repository.commit()
+    repository.train("vae", 2.0, DVC_EXP_NAME="two", DVC_EXP_BASELINE_REV=baseline)
+    repository.save_experiment("two", baseline)
+    remote = tmp_path_factory.mktemp("remote")
+    write(".dvc/config.local", f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {remote}\n")
+    with Repo() as repo:
+        repo.push(revs=[baseline, "two"])
+    before = contents()
+    for folder in (".dvc/cache", ".dvc/tmp", "site", "models"):
+        shutil.rmtree(folder, ignore_errors=True)
+    delete_store()
+    assert "4 of them new or incomplete" in synced()
+    assert contents() == before
+    assert not Path("models").exists()
+
+
+def test_comparison_models_that_are_nowhere_are_named(repository: Repository) -> None:
+    repository.compare()
+    shutil.rmtree(".dvc/cache")
+    shutil.rmtree("models/comparison/depth_matched_1")
+    assert "0 trainings" in synced()
+
+
+def test_stages_of_others_are_left_alone(repository: Repository) -> None:
+    repository.train("vae", 4.0)
+    write("script.sh", "true")
+    for name in ("several", "shell", "other"):
+        write(f"results/{name}.safetensors", name)
+        repository.add(name, "train vae", ["script.sh"], [f"results/{name}.safetensors"], params=["seed"])
+    stages = repository.pipelines["dvc.yaml"]
+    stages["several"]["cmd"] = ["python -m stages.train vae", "true"]
+    stages["shell"]["cmd"] = "sh script.sh"
+    repository.lock()
+    locked = YAML(typ="safe").load(Path("dvc.lock"))
+    locked["stages"]["train_vae"]["deps"].append({"path": "s3://bucket/file", "etag": "1"})
+    locked["stages"]["evaluate@other"] = {"cmd": "python -m stages.evaluate other", "outs": [{"path": "x.json"}]}
+    YAML().dump(locked, Path("dvc.lock"))
+    assert "1 trainings in DVC's files, 0 of them new or incomplete" in synced()
+
+
+def test_metrics_and_claims_of_an_earlier_version_are_left_out(repository: Repository) -> None:
+    repository.train("vae", 4.0)
+    repository.evaluate()
+    save_json("metrics/vae.json", {"profile": "full", "dataset": "blobs", "holes": {"confidence_0.8": 0.5}})
+    save_json("metrics/claims.json", {"holes": {"verdict": "upheld"}})
+    for stage, pipeline in (("evaluate@vae", "dvc.yaml"), ("claims", "claims/dvc.yaml")):
+        repository.relock(stage, pipeline)
+    delete_store()
+    assert "rebuilt with" in synced()
+    ((record, run),) = tracking.records()
+    assert not [key for key in [*record.tags, *record.metrics] if key.startswith(("claim.", "holes/", "test/"))]
+    assert "figures/overview.png" in run.files()
+
+
+def test_comparison_model_has_the_params_that_tell_it_apart(tmp_path: Path) -> None:
+    params = {"seed": 1, "beta": 1.0, "data.val_size": 0.1, "train": {"threads": 2}, "pool.threads": 1, "claims.seeds": 2}
+    params |= {"ae": {"epochs": 3}, "vae": {"net": "mlp", "latent_dim": 2, "hidden_dims": [8], "epochs": 5}}
+    config = ModelConfig("vae", "mlp", (1, 8, 8), 2, (16, 8))
+    save_weights(tmp_path / "vae.safetensors", Trained(config.build(), config, "blobs", 4.0))
+    folder = "models/comparison/larger_beta_7"
+    outs = {"models/comparison": "0.dir", f"{folder}/vae.safetensors": "1", "models/comparison/other_7/ae.safetensors": "2"}
+    group = Stage("train_comparison", "train_comparison", params, {"data/dataset.safetensors": "3"}, outs)
+    stage = sync.comparison_model(group, f"{folder}/vae.safetensors", tmp_path / "vae.safetensors")
+    assert stage.outs == {"models/comparison": "0.dir", f"{folder}/vae.safetensors": "1"}
+    expected = {"model.name": "vae", "seed": 7, "beta": 4.0, "data.val_size": 0.1, "train.threads": 1}
+    expected |= {"model.net": "mlp", "model.latent_dim": 2, "model.hidden_dims": [16, 8], "model.epochs": 5}
+    assert sync.settings(stage) == expected
+
+
+def test_run_that_lost_its_server_is_completed_and_not_doubled(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_batch, asked = MlflowClient.log_batch, 0
+
+    def dying(self: MlflowClient, *args: Any, **others: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 4:  # tags, params and two of the four epochs
+            raise ConnectionError("gone")
+        log_batch(self, *args, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", dying)
+        repository.train("vae", 4.0)
+    (lost,) = contents().values()
+    assert list(lost["points"]["val/loss"]) == [1, 2]
+    assert lost["status"] == "RUNNING"
+    assert "sync: vae 16-8-2 beta=4 seed=1: added" in synced()
+    (completed,) = contents().values()
+    assert completed["status"] == "FINISHED"
+    delete_store()
+    repository.train("vae", 4.0)
+    assert list(contents().values()) == [completed]
+
+
+@pytest.mark.parametrize("other", ["history", "params", "data"])
+def test_unfinished_run_with_other_history_params_or_data_is_not_completed(repository: Repository, other: str) -> None:
+    repository.train("vae", 4.0)
+    delete_store()
+    first = history("vae", repository.params)[0] | ({"val/loss": 1.0} if other == "history" else {})
+    changed = {"train.batch_size": 17} if other == "params" else {}
+    with tracking.start("other", {"data.md5": "0" if other == "data" else md5("data/dataset.safetensors")}) as run:
+        run.log_params(settings("vae", repository.params) | changed)
+        run.log_epoch(first)
+    assert "rebuilt with" in synced()
+    assert {record.name for record, _ in tracking.records()} == {"other", "vae 16-8-2 beta=4 seed=1"}
+
+
+def test_files_that_are_not_those_of_the_lock_file_are_not_logged(repository: Repository) -> None:
+    repository.train("vae", 4.0)
+    repository.evaluate()
+    delete_store()
+    shutil.rmtree(".dvc")
+    for path in ("metrics/vae.json", "metrics/figures/overview.png", "models/vae.safetensors"):
+        with open(path, "a") as file:
+            file.write(" ")
+    synced()
+    ((record, run),) = tracking.records()
+    assert "test/recon" not in record.metrics
+    assert "figures/overview.png" not in run.files()
+    assert "vae.safetensors" not in run.files()
+    assert "vae_history.csv" in run.files()
+
+
+def test_nothing_to_sync_and_no_store(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "0 trainings" in synced()
+    repository.train("ae", 1.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = CliRunner().invoke(main, ["sync"])
+    assert done.exit_code == 1
+    assert "does not answer" in done.output
