@@ -1,0 +1,88 @@
+"""A table of MLflow's runs of one data set."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pipeline.errors import ParamsError
+from pipeline.tracking.run import MODEL_MD5, Record, Run
+
+# Columns of the table, and where a run holds them.
+PARAMS = {"model": "model.name", "beta": "beta", "latent_dim": "model.latent_dim", "seed": "seed"}
+METRICS = {"recon": "test/recon", "kl": "test/kl", "elbo": "test/elbo"}
+TAGS = {"dataset": "dataset", "experiment": "dvc.exp.name"}
+SHOWN = ["name", "model", "dataset", "beta", "latent_dim", "seed", "recon", "kl", "elbo", "experiment"]
+COLUMNS = [*SHOWN, "status", "run_id"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one data set: a row of ``table`` each, and ``runs`` to read from in the same order."""
+
+    table: pd.DataFrame
+    runs: list[Run]
+
+    @property
+    def dataset(self) -> str:
+        """The data set of all the runs."""
+        return str(self.table["dataset"].iloc[0])
+
+    def scored(self) -> pd.DataFrame:
+        """Return the rows with a beta and a test ELBO, and a column ``series``: models that differ in beta and seed alone."""
+        rows = self.table.dropna(subset=["beta", *METRICS])
+        return rows.assign(series=rows["model"] + " d=" + rows["latent_dim"].astype("Int64").astype(str))
+
+
+def select(found: Sequence[tuple[Record, Run]], dataset: str | None, model: str | None, tags: dict[str, str]) -> Comparison:
+    """Return the runs that pass the filters, the newest of those with the same weights.
+
+    Raises ParamsError when none does, or when they are of several data sets and ``dataset`` does not choose.
+    """
+    rows, runs, seen = [], [], set()
+    wanted = tags | ({"dataset": dataset} if dataset else {})
+    for record, run in found:
+        weights, name = record.tags.get(MODEL_MD5, record.id), record.params.get("model.name")
+        if name is None or model not in (None, name) or weights in seen or not wanted.items() <= record.tags.items():
+            continue
+        seen.add(weights)
+        values: dict[str, Any] = {"name": record.name, "status": record.status, "run_id": record.id}
+        values |= {column: record.params.get(key) for column, key in PARAMS.items()}
+        values |= {column: record.tags.get(key) for column, key in TAGS.items()}
+        rows.append(values | {column: record.metrics.get(key) for column, key in METRICS.items()})
+        runs.append(run)
+    if not rows:
+        raise ParamsError("no run passes these filters; `latent sync` rebuilds lost runs")
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    numbers = ["beta", "latent_dim", "seed", *METRICS]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    table["dataset"] = table["dataset"].fillna("unknown")
+    same = table["name"].duplicated(keep=False)
+    table.loc[same, "name"] += " " + table["run_id"].str[:4]  # runs that differ in what is not part of their names
+    if len(names := sorted(table["dataset"].unique())) > 1:
+        raise ParamsError(f"these runs are of several data sets ({', '.join(names)}); choose one with --dataset")
+    table = table.sort_values(["model", "latent_dim", "beta", "seed"], kind="stable")
+    return Comparison(table.reset_index(drop=True), [runs[index] for index in table.index])
+
+
+def texts(table: pd.DataFrame) -> Iterator[list[str]]:
+    """Yield the rows of the table as text."""
+    for row in table[SHOWN].to_dict("records"):
+        yield [
+            "" if pd.isna(v) else f"{v:.2f}" if k in METRICS else f"{v:g}" if isinstance(v, float) else str(v)
+            for k, v in row.items()
+        ]
+
+
+def render(compared: Comparison) -> Table:
+    """Return the table for a terminal."""
+    shown = Table(title=f"Runs on {compared.dataset}, nats per test image", box=SIMPLE_HEAD)
+    for column in SHOWN:
+        is_text = column in ("name", "model", "dataset", "experiment")
+        shown.add_column(column, justify="left" if is_text else "right", no_wrap=column != "experiment")
+    for row in texts(compared.table):
+        shown.add_row(*row)
+    return shown

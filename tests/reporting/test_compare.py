@@ -1,0 +1,119 @@
+"""Runs of one data set are put in one table; which runs, and what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli import main
+from pipeline.errors import ParamsError
+from pipeline.reporting.compare import COLUMNS, render, select, texts
+from pipeline.tracking import store as tracking
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
+
+
+def found(name: str, number: int, model: str = "vae", metrics: dict[str, float] | None = None, **tags: str) -> Any:
+    """Return a record, with weights that ``number`` tells apart, and its run."""
+    params = {"model.name": model, "model.latent_dim": str(number), "seed": "1"} | ({"beta": "1"} if model == "vae" else {})
+    tags = {"dataset": "blobs", "model.md5": str(number)} | tags
+    record = SimpleNamespace(id=f"{number:04}", name=name, status="FINISHED", params=params, tags=tags, metrics=metrics or {})
+    return record, SimpleNamespace(name=name)
+
+
+def names(*arguments: Any) -> list[str]:
+    return select(*arguments).table["name"].tolist()
+
+
+def test_runs_are_filtered_by_data_set_model_and_tag() -> None:
+    runs = [found("a", 1, sweep="true"), found("b", 2, "ae"), found("c", 3)]
+    assert names(runs, None, None, {}) == ["b", "a", "c"]
+    assert names(runs, None, "ae", {}) == ["b"]
+    assert names(runs, None, None, {"sweep": "true"}) == ["a"]
+    with pytest.raises(ParamsError, match="no run passes"):
+        select(runs, "mnist", None, {})
+
+
+def test_of_runs_with_the_same_weights_the_newest_counts() -> None:
+    assert names([found("newer", 1), found("older", 1)], None, None, {}) == ["newer"]
+
+
+def test_runs_of_one_name_get_their_id() -> None:
+    assert names([found("a", 1), found("a", 2)], None, None, {}) == ["a 0001", "a 0002"]
+
+
+def test_each_row_keeps_its_run() -> None:
+    compared = select([found("c", 3), found("a", 1), found("b", 2, "ae")], None, None, {})
+    assert [run.name for run in compared.runs] == compared.table["name"].tolist() == ["b", "a", "c"]  # type: ignore[attr-defined]
+
+
+def test_several_data_sets_are_refused() -> None:
+    runs = [found("a", 1), found("b", 2, dataset="squares")]
+    with pytest.raises(ParamsError, match=r"several data sets \(blobs, squares\); choose one with --dataset"):
+        select(runs, None, None, {})
+    assert names(runs, "squares", None, {}) == ["b"]
+
+
+def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
+    record, run = found("a", 2, metrics={"test/recon": 132.2071, "test/kl": 6.5, "test/elbo": -138.7})
+    compared = select([(record, run), found("b", 3, "ae")], None, None, {})
+    assert list(compared.table.columns) == COLUMNS
+    assert compared.table.set_index("name").loc["a", ["recon", "kl", "elbo"]].tolist() == [132.2071, 6.5, -138.7]
+    assert list(texts(compared.table)) == [
+        ["b", "ae", "blobs", "", "3", "1", "", "", "", ""],
+        ["a", "vae", "blobs", "1", "2", "1", "132.21", "6.50", "-138.70", ""],
+    ]
+    assert render(compared).row_count == 2
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["compare", *arguments])
+
+
+def log(name: str, beta: float, dataset: str = "blobs", **params: object) -> None:
+    """Log a run with the params, metrics and points of version 0.2.0, and weights of no version."""
+    settings = {"model.name": "vae", "model.hidden_dims": [8], "model.latent_dim": 2, "seed": 1, "beta": beta} | params
+    weights = Path("vae.safetensors")
+    weights.write_bytes(b"not weights")
+    with tracking.start(name, {"dataset": dataset}) as run:
+        run.log_params(settings)
+        for epoch in (1, 2, 3):
+            run.log_epoch({"epoch": epoch, "val/loss": 40.0 - epoch, "val/recon": 30.0 - epoch})
+        run.log_metrics({"test/recon": 25.0 + beta, "test/kl": 9.0 - beta, "test/elbo": -34.0})
+        run.log_file(weights)
+
+
+@pytest.mark.usefixtures("store")
+def test_runs_of_version_0_2_0_are_compared_without_their_pictures() -> None:
+    for beta in (1.0, 4.0):
+        log(f"vae 8-2 beta={beta:g} seed=1", beta, **{"model.latent_lr_scale": 16.0, "model.preconditioner": "shampoo"})
+    result = call("--out", "out", "--dpi", "50")
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stderr.splitlines() if line.startswith("note")] == [
+        f"note: vae 8-2 beta={beta} seed=1: weights of another version; its pictures are left out" for beta in (1, 4)
+    ]
+    line = next(line for line in result.stdout.splitlines() if "beta=4" in line)
+    assert line.split() == ["vae", "8-2", "beta=4", "seed=1", "vae", "blobs", "4", "2", "1", "29.00", "5.00", "-34.00"]
+    assert pd.read_csv("out/runs.csv")["kl"].tolist() == [8.0, 5.0]
+    assert {path.stem for path in Path("out").glob("*.png")} == {"rate_distortion", "terms_by_beta", "curves"}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_store_of_several_data_sets_or_without_runs_is_one_line() -> None:
+    result = call("--out", "out")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: no run passes these filters; `latent sync` rebuilds lost runs\n",
+    )
+    log("a", 1.0)
+    log("b", 1.0, dataset="squares")
+    result = call("--out", "out")
+    assert result.exit_code == 2
+    assert result.stderr == "error: these runs are of several data sets (blobs, squares); choose one with --dataset\n"
+    assert not Path("out").exists()

@@ -1,0 +1,135 @@
+"""The gate's decisions, on hand-written values and between real revisions."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ParamsError
+from pipeline.params import load_yaml
+from pipeline.reporting.gate import Gate, Rule, Verdict, summary, verdicts
+from pipeline.reporting.revision import ComparisonError
+from pipeline.storage import flatten
+from tests.conftest import ROOT
+from tests.reporting.revisions import ELBO, RULES, commit, invoke, run, write, write_images, write_metrics
+
+SAME = {"data/name": ("blobs", "blobs"), "data/train/sha256": ("aa", "aa")}
+
+
+def decide(sides: dict[str, tuple[Any, Any]], **rule: Any) -> Verdict:
+    rules = Gate(same=list(SAME), metrics={"vae/test/elbo": Rule(**{"better": "higher", "tolerance": 0.5} | rule)})
+    (verdict,) = verdicts(rules, SAME | sides, "main")
+    return verdict
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(
+    ("old", "new", "rule", "worse"),
+    [
+        (-140.0, -140.5, {}, False),  # just what is tolerated
+        (-140.0, -140.500001, {}, True),
+        (0.1, 0.4, {"better": "lower", "tolerance": 0.3}, False),  # 0.4 - 0.1 > 0.3 in binary
+        (2, 1, {"tolerance": 0.0}, True),
+        (1, 2, {"tolerance": 0.0}, False),
+        (1.0, 9.0, {"better": "lower"}, True),
+        (9.0, 1.0, {"better": "lower"}, False),
+    ],
+)
+def test_a_loss_over_the_tolerance_is_worse(old: float, new: float, rule: dict[str, Any], worse: bool) -> None:
+    assert decide({"vae/test/elbo": (old, new)}, **rule).worse == worse
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_standard_error_of_one_side_is_no_interval() -> None:
+    assert decide({"vae/test/elbo": (1.0, 1.0), "vae/test/elbo_se": (0.1, None)}).interval == "none"
+
+
+@pytest.mark.usefixtures("workspace")
+def test_standard_errors_of_both_sides_widen_the_tolerance() -> None:
+    found = decide({"vae/test/elbo": (1.0, 1.0), "vae/test/elbo_se": (0.3, 0.4)})
+    assert (found.interval, found.allowed) == ("unpaired", pytest.approx(0.5 + 2 * 0.5))
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("new", [None, math.nan, math.inf, "much", True])
+def test_a_metric_of_the_gate_must_be_a_number(new: Any) -> None:
+    with pytest.raises(ComparisonError, match=r"vae/test/elbo is 1\.0 at main, .* here"):
+        decide({"vae/test/elbo": (1.0, new)})
+
+
+@pytest.mark.usefixtures("workspace")
+def test_an_optional_metric_may_be_absent_but_not_broken() -> None:
+    rules = Gate(same=[], metrics={"vae/test/elbo": Rule(better="higher", tolerance=0.5, optional=True)})
+    assert verdicts(rules, {"vae/test/elbo": (None, 1.0)}, "main") == verdicts(rules, {}, "main") == []
+    with pytest.raises(ComparisonError, match="nan"):
+        verdicts(rules, {"vae/test/elbo": (1.0, math.nan)}, "main")
+
+
+def test_the_summary_names_the_metrics_that_got_worse() -> None:
+    text = summary([Verdict("a/b", 1.0, 3.0, 2.0, 0.5, "none"), Verdict("a/c", 1.0, 0.5, -0.5, 0.1, "paired")], "v1")
+    assert re.search(r"^\| a/b +\| 1 +\| 3 +\| 2 +\| 0.5 +\| none +\| \*\*worse\*\* \|$", text, re.MULTILINE)
+    assert re.search(r"^\| a/c .*\| paired +\| better +\|$", text, re.MULTILINE)
+    assert text.endswith("\nWorse than allowed: a/b.")
+
+
+@pytest.mark.parametrize(("elbo", "code", "verdict"), [(-144.0, 1, "worse"), (-137.0, 0, "better")])
+def test_the_gate_decides_between_commits(repository: Path, elbo: float, code: int, verdict: str) -> None:
+    run("git", "switch", "--quiet", "--create", "change")
+    write_metrics(elbo, elbo_se=0.4)
+    commit("change")
+    result = invoke("gate", "--against", "team/base")
+    assert result.exit_code == code
+    row = next(line for line in result.stdout.splitlines() if line.startswith("| vae/test/elbo"))
+    assert verdict in row
+    assert "unpaired" in row
+    assert f"{0.5 + 2 * 0.4 * math.sqrt(2):.6g}" in row
+    assert ("Worse than allowed: vae/test/elbo." in result.stdout) == bool(code)
+
+
+def test_paired_values_decide_what_standard_errors_cannot(repository: Path) -> None:
+    lost = ELBO - 1 + np.random.default_rng(1).normal(0, 0.5, len(ELBO))
+    write_metrics(float(lost.mean()), elbo_se=0.4)
+    assert invoke("gate", "--against", "team/base").exit_code == 0  # unpaired, 1.63 is allowed
+    write_images(lost)
+    result = invoke("gate", "--against", "team/base")
+    assert result.exit_code == 1
+    assert "| paired" in result.stdout
+    write_images(lost + 1)  # their mean is not the metric
+    assert "| unpaired" in invoke("gate", "--against", "team/base").stdout
+
+
+def test_other_data_are_not_compared(repository: Path) -> None:
+    write("metrics/data.json", {"name": "blobs", "train": {"sha256": "bb"}})
+    result = invoke("gate", "--against", "team/base")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [
+        "error: data/train/sha256 must be the same on both sides: aa at team/base, bb here; nothing is compared"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (("better: higher", "better: up"), "metrics.vae/test/elbo.better: 'up' is not allowed; allowed is 'higher' or 'lower'"),
+        (("tolerance: 0.5", "tolerance: -1"), "metrics.vae/test/elbo.tolerance: -1 is not allowed"),
+        (("tolerance: 0.5", "tolerance: .nan"), "metrics.vae/test/elbo.tolerance: nan is not allowed"),
+        ((", tolerance: 0.5", ""), "metrics.vae/test/elbo.tolerance: missing"),
+        (("optional", "maybe"), "metrics.vae/sample_quality/frechet_distance.maybe: unknown key"),
+        (("same", "equal"), "same: missing"),
+    ],
+)
+def test_a_wrong_gate_is_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:
+    (tmp_path / "gate.yaml").write_text(RULES.replace(*broken))
+    with pytest.raises(ParamsError, match=re.escape(says)):
+        load_yaml(tmp_path / "gate.yaml", Gate)
+
+
+def test_the_shipped_gate_names_what_is_measured() -> None:
+    gate = load_yaml(ROOT / "gate.yaml", Gate)
+    names = [*gate.same, *gate.metrics]
+    files = {stem: json.loads((ROOT / "metrics" / f"{stem}.json").read_text()) for stem in {name.split("/")[0] for name in names}}
+    assert set(names) <= {f"{stem}/{key}" for stem, values in files.items() for key in flatten(values)}

@@ -1,0 +1,168 @@
+"""The command ``latent``: fast help, one line for an error, and what each command passes on."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+from click.testing import CliRunner, Result
+
+import pipeline
+from pipeline.cli import main
+from pipeline.errors import DivergedError
+from pipeline.params import load_params
+from tests.conftest import ROOT
+
+HEAVY = {"torch", "torchvision", "mlflow", "numpy", "pandas", "matplotlib", "pydantic", "rich", "sklearn"}
+NUMBERS = "; allowed are numbers between commas, as in the default"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
+    """Put a module with this content in the place of another."""
+    module = ModuleType(name)
+    vars(module).update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+    parent, _, child = name.rpartition(".")
+    monkeypatch.setattr(import_module(parent), child, module, raising=False)
+
+
+def imported(script: str, **environment: str) -> set[str]:
+    """Return which of the heavy modules a script imports that runs the command, whatever it prints before."""
+    code = f"import sys\nfrom pipeline.cli import main\ntry: {script}\nexcept SystemExit: pass\nprint('\\n', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, check=True, capture_output=True, text=True
+    )
+    return HEAVY & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)], ids=str)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    assert imported(f"main([*{command}, '--help'], prog_name='latent')") == set()
+
+
+def test_completion_imports_nothing_heavy() -> None:
+    words = {"_LATENT_COMPLETE": "bash_complete", "COMP_WORDS": "latent compare --d", "COMP_CWORD": "2"}
+    assert imported("main(prog_name='latent')", **words) == set()
+
+
+def test_completion_knows_the_commands() -> None:
+    result = CliRunner().invoke(
+        main, env={"_LATENT_COMPLETE": "bash_complete", "COMP_WORDS": "latent s", "COMP_CWORD": "1"}, prog_name="latent"
+    )
+    assert result.stdout.split() == ["plain,sweep", "plain,sync"]
+
+
+def test_help_names_every_command_and_the_completion() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert set(main.commands) == {"compare", "gate", "report", "sweep", "sync"}
+    assert all(f"\n  {name} " in result.stdout for name in main.commands)
+    assert '\n    eval "$(_LATENT_COMPLETE=bash_source latent)"\n' in result.stdout
+    assert call().stdout == result.stdout
+
+
+def test_every_option_has_a_help_text() -> None:
+    options = [option for command in main.commands.values() for option in command.params]
+    assert all(getattr(option, "help", None) for option in options)
+
+
+def test_the_module_is_the_command() -> None:
+    said = subprocess.run([sys.executable, "-m", "pipeline", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == call("--version").stdout == f"latent, version {pipeline.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["paint"], "No such command 'paint'."),
+        (["compare", "--tag", "sweep"], "Invalid value for '--tag': 'sweep'; allowed is key=value, as in dvc.exp.name=four"),
+        (["compare", "--dpi", "5"], "Invalid value for '--dpi': 5 is not in the range 50<=x<=600."),
+        (
+            ["sweep", "--betas", "one"],
+            "Invalid value for '--betas': 'one'" + NUMBERS,
+        ),
+        (
+            ["sweep", "--seeds", "1.5"],
+            "Invalid value for '--seeds': '1.5'" + NUMBERS,
+        ),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(arguments: list[str], message: str) -> None:
+    result = call(*arguments)
+    assert (result.exit_code, result.stderr) == (2, f"error: {message} (see --help)\n")
+
+
+def test_an_error_of_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync() -> None:
+        raise DivergedError("not finite")
+
+    fake(monkeypatch, "pipeline.tracking.sync", sync=sync)
+    result = call("sync")
+    assert (result.exit_code, result.stderr) == (4, "error: not finite\n")
+
+
+def test_sync_says_how_many_runs_changed(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    fake(monkeypatch, "pipeline.tracking.sync", sync=lambda: (7, 2))
+    result = call("sync")
+    assert result.stdout == "sync: 7 trainings in DVC's files, 2 of them new or incomplete in http://server\n"
+    assert result.exit_code == 0
+
+
+def test_sweep_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[Any] = []
+
+    def sweep(*arguments: Any) -> list[Path]:
+        passed.extend(arguments)
+        return [Path("out/a.safetensors")]
+
+    fake(monkeypatch, "pipeline.sweeps.grid", sweep=sweep)
+    result = call("sweep", "--betas", "4,0.5,4", "--seeds", "2,1", "--params", str(ROOT / "params.yaml"), "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "sweep: out/a.safetensors\n"
+    params, *rest = passed
+    assert params == load_params(ROOT / "params.yaml")
+    assert rest == [[4.0, 0.5], [2, 1], Path("data/dataset.safetensors"), Path("models/classifier.safetensors"), Path("out")]
+
+
+def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(alive=False)
+    fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment: [experiment])
+    fake(monkeypatch, "pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[run]), render=str)
+    fake(monkeypatch, "pipeline.reporting.compare_figures", write_comparison=lambda *given: ["curves"])
+    result = call("compare")
+    assert (result.exit_code, result.stderr) == (1, "error: the MLflow store stopped answering; what is drawn is incomplete\n")
+    run.alive = True
+    assert call("compare").stdout.endswith("compare: compare/compare.html with curves\n")
+
+
+def test_the_wheel_holds_the_package_its_data_and_the_command(tmp_path: Path) -> None:
+    names = subprocess.check_output(["git", "ls-files", "pipeline", "stages"], cwd=ROOT, text=True).split()
+    names = [name for name in names if (ROOT / name).exists()]
+    for name in [*names, "pyproject.toml", "README.md", "LICENSE"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    build = "import json; from setuptools import build_meta; print(json.dumps(build_meta.build_wheel('.')))"
+    said = subprocess.check_output([sys.executable, "-c", build], cwd=tmp_path, text=True, stderr=subprocess.DEVNULL)
+    wheel = ZipFile(tmp_path / json.loads(said.splitlines()[-1]))
+    assert set(names) <= set(wheel.namelist())
+    info = f"latent_pipeline-{pipeline.__version__}.dist-info"
+    assert wheel.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nlatent = pipeline.cli:main\n"
+    assert {Path(name).parts[0] for name in wheel.namelist()} == {"pipeline", "stages", info}
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
