@@ -1,61 +1,45 @@
-"""The commands of dvc.yaml: each reads its options and params, calls the package and writes its declared outputs."""
+"""The commands of dvc.yaml and claims/dvc.yaml: read options and params, call the package, write the declared outputs.
+May import everything in pipeline; torch and mlflow are imported inside the commands."""
 
-import ctypes
-import errno
-import gc
-import signal
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from pipeline.errors import IntegrityError, PipelineError
+from pipeline.errors import one_line
+from pipeline.params import Params, load_params
+from pipeline.startup import die_with_parent
 
-# What a stage imports lives as long as its process: searching it for garbage, while it is imported, took a sixth of that time,
-# and on the way out half a second.
-_THRESHOLDS = gc.get_threshold()
-gc.set_threshold(1_000_000)
-
-OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, TERMINATED = 5, 74, 128 + signal.SIGINT, 128 + signal.SIGTERM
-_PR_SET_PDEATHSIG = 1
-_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+SHARED = {"params": "params.yaml", "data": "data/dataset.safetensors", "classifier": "models/classifier.safetensors"}
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # dvc's own death sends another, in the middle of saving
-    raise SystemExit(TERMINATED)
+def stage(help: str | None, *shared: str, **defaults: str) -> Callable[[Callable[..., None]], click.Command]:  # noqa: A002
+    """Make a function a click command with options for the :data:`SHARED` paths that are named, and for others by their defaults.
+
+    The function gets ``params`` as the checked content of the file.
+    """
+
+    def load(context: click.Context, option: click.Parameter, path: Path) -> Params:
+        return load_params(path)
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        for name, default in reversed(({name: SHARED[name] for name in shared} | defaults).items()):
+            callback = load if name == "params" else None
+            function = click.option(f"--{name}", default=default, show_default=True, type=Path, callback=callback)(function)
+        return click.command(help=help)(function)
+
+    return decorate
+
+
+def results_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the given files, with a folder replaced by its safetensors files, sorted by name."""
+    return [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
 
 
 def run(command: click.Command) -> NoReturn:
-    """Run a click command as a stage: a user's mistake is one line on stderr and the exit code of its kind."""
-    signal.signal(signal.SIGTERM, _terminate)
-    gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
-    if sys.platform == "linux":
-        # A killed `dvc` would leave its stage running, and the next `dvc repro` would start a second one beside it.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    try:
-        command.main(standalone_mode=False)
-    except PipelineError as error:
-        message, code = str(error), error.exit_code
-    except click.ClickException as error:
-        message, code = f"{error.format_message()} (see --help)", error.exit_code
-    except click.Abort:
-        message, code = "interrupted", INTERRUPTED
-    except FileNotFoundError as error:
-        message, code = f"{error.filename}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
-    except OSError as error:
-        if error.errno not in _NO_SPACE_ERRNOS:
-            raise
-        message, code = (
-            f"{error.filename or 'output'}: {error.strerror}; make room or make it writable, then run again",
-            NO_SPACE,
-        )
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
-            raise
-        message, code = f"out of memory ({error}); lower train.batch_size or the hidden_dims", OUT_OF_MEMORY
-    else:
-        sys.exit(0)
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
+    """Run a command in this process and end it: an error that the user can act on is one line and an exit code."""
+    die_with_parent()
+    with one_line():
+        sys.exit(command.main(standalone_mode=False))

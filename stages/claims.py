@@ -1,40 +1,38 @@
-"""Weigh the tutorial's claims against what was measured."""
+"""Test the claims of the tutorial on RESULTS, files or folders of one or several seeds; write verdicts, a table and a figure."""
 
 from pathlib import Path
 
 import click
 
-from pipeline import runs, tracking
-from pipeline.claims import ledger, markdown
 from pipeline.errors import IntegrityError
-from pipeline.files import write
-from pipeline.history import save_json
-from pipeline.laboratory import load_laboratory
-from stages import run
+from pipeline.params import Params
+from stages import results_files, run, stage
 
 
-def files(path: Path) -> list[Path]:
-    """Return the file, or those in a folder in the order of their names."""
-    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+@stage(__doc__, "params", metrics="metrics/claims.json", table="results/claims.md", figure="metrics/claims/claims.png")
+@click.argument("results", nargs=-1, required=True, type=Path)
+def main(results: tuple[Path, ...], params: Params, metrics: Path, table: Path, figure: Path) -> None:
+    from pipeline.claims.ledger import ledger, markdown
+    from pipeline.evaluation.results import load_results
+    from pipeline.figures import png
+    from pipeline.figures.claims import claims_figure
+    from pipeline.storage import save_json, write
+    from pipeline.tracking import events, store
 
-
-@click.command()
-@click.argument("laboratories", nargs=-1, required=True, type=Path)
-@click.option("--metrics", default="metrics/claims.json", show_default=True, type=Path)
-@click.option("--table", default="laboratory/claims.md", show_default=True, type=Path)
-def main(laboratories: tuple[Path, ...], metrics: Path, table: Path) -> None:
-    """Write the ledger over LABORATORIES: files of `evaluate`, folders of `evaluate_variants`, of one seed or of several."""
     try:
-        measured = [load_laboratory(file) for path in laboratories for file in files(path)]
-        entries = ledger(measured)
+        evaluated = [load_results(file) for file in results_files(results)]
+        claims = ledger(evaluated)
     except ValueError as error:
-        raise IntegrityError(f"{', '.join(map(str, laboratories))}: {error}; run `dvc repro` to measure them alike") from None
-    save_json(metrics, entries)
-    write(table, markdown(entries))
-    for name, entry in entries.items():
+        raise IntegrityError(f"{', '.join(map(str, results))}: {error}; run `dvc repro -P` to evaluate them alike") from None
+    save_json(metrics, {"models": {f"{one.model}_{one.seed}": one.weights_md5 for one in evaluated}, "claims": claims})
+    write(table, markdown(claims))
+    write(figure, png(claims_figure(claims), params.figures.dpi))
+    for name, entry in claims.items():
         click.echo(f"{name}: {entry['verdict']}")
-    for laboratory in measured:
-        runs.judged(tracking.find(laboratory.weights_md5), entries)
+    for one in evaluated:
+        found = store.find(one.weights_md5)
+        events.log_claims(found, claims)
+        events.log_figures(found, "claims", [figure])
 
 
 if __name__ == "__main__":

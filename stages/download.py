@@ -1,19 +1,21 @@
-"""Fetch and check the data set, and write it as the one prepared file that every later stage reads."""
+"""Download and check the data set, and write the one prepared file that all later stages read.
+
+The mirrors are PIPELINE_MIRROR, data.mirror and the published ones, in this order.
+"""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import click
 
-from pipeline.data import Dataset, Split, save_dataset
+from pipeline.data import Dataset, Images, save_dataset
 from pipeline.datasets import load
 from pipeline.datasets.transfer import Unavailable
 from pipeline.errors import ParamsError
-from pipeline.files import write
-from pipeline.params import DataParams, load_params
-from stages import run
+from pipeline.params import DataParams, Params
+from pipeline.storage import save_metrics
+from stages import run, stage
 
 NOTICE = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
@@ -27,7 +29,7 @@ NOTICE = """\
 
 
 def obtain(data: DataParams) -> Dataset:
-    """Return ``data.name`` or, loudly, ``data.fallback`` when no mirror has it; wrong bytes are never worked around."""
+    """Return ``data.name`` or, with a notice, ``data.fallback`` when no mirror has it. Wrong bytes are always an error."""
     mirrors = [mirror for mirror in (os.environ.get("PIPELINE_MIRROR"), data.mirror) if mirror]
     try:
         return load(data.name, mirrors)
@@ -41,24 +43,19 @@ def obtain(data: DataParams) -> Dataset:
         return load(data.fallback)
 
 
-def describe(split: Split) -> dict[str, int | str]:
+def describe(images: Images) -> dict[str, int | str]:
     """Return the number of images and the sha256 over all images and labels."""
-    return {"images": len(split), "sha256": hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()}
+    labels = b"" if images.labels is None else images.labels.tobytes()
+    return {"images": len(images), "sha256": hashlib.sha256(images.pixels.tobytes() + labels).hexdigest()}
 
 
-@click.command()
-@click.option("--params", default="params.yaml", show_default=True, type=Path)
-@click.option("--out", default="data/dataset.safetensors", show_default=True, type=Path)
-@click.option("--metrics", default="metrics/data.json", show_default=True, type=Path)
-def main(params: Path, out: Path, metrics: Path) -> None:
-    """Fetch, check and write the data set. PIPELINE_MIRROR, data.mirror and the published mirrors are tried in this order."""
-    data = load_params(params).data
-    dataset = obtain(data)
-    height, width = dataset.train.image_shape
-    summary = {"name": dataset.name, "requested": data.name, "height": height, "width": width}
-    summary |= {"train": describe(dataset.train), "test": describe(dataset.test)}
+@stage(__doc__, "params", out="data/dataset.safetensors", metrics="metrics/data.json")
+def main(params: Params, out: Path, metrics: Path) -> None:
+    dataset = obtain(params.data)
+    channels, height, width = dataset.train.shape
+    summary = {"name": dataset.name, "requested": params.data.name, "channels": channels, "height": height, "width": width}
     save_dataset(out, dataset)
-    write(metrics, json.dumps(summary, indent=2) + "\n")
+    save_metrics(metrics, summary | {"train": describe(dataset.train), "test": describe(dataset.test)})
     click.echo(f"{out}: {dataset.name}, {len(dataset.train):,} train and {len(dataset.test):,} test images of {height} x {width}")
 
 

@@ -1,39 +1,29 @@
-"""Measure a trained model on the test images, and keep what its figures and the claims ledger need."""
+"""Evaluate the model NAME on the test images: metrics, arrays for figures and claims, and a table of the images."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline import runs, tracking
-from pipeline.examination import examine
-from pipeline.files import write
-from pipeline.history import flatten, save_json
-from pipeline.laboratory import save_laboratory
-from pipeline.params import load_params
-from pipeline.results import save_results
-from stages import run
+from pipeline import startup
+from pipeline.params import Params
+from stages import run, stage
 
 
-@click.command()
+@stage(__doc__, "params", "data", "classifier")
 @click.argument("name")
-@click.option("--params", default="params.yaml", show_default=True, type=Path)
-@click.option("--data", default="data/dataset.safetensors", show_default=True, type=Path)
-@click.option("--judge", default="models/judge.safetensors", show_default=True, type=Path)
 @click.option("--weights", type=Path, help="Default: models/NAME.safetensors.")
 @click.option("--metrics", type=Path, help="Default: metrics/NAME.json.")
 @click.option("--results", type=Path, help="Default: results/NAME.safetensors.")
-@click.option("--laboratory", type=Path, help="Default: laboratory/NAME.safetensors.")
-@click.option("--images", type=Path, help="Default: laboratory/NAME_images.parquet.")
-def main(name: str, params: Path, data: Path, judge: Path, **paths: Path | None) -> None:
-    """Measure the model NAME: metrics for DVC and MLflow, arrays for figures and claims."""
-    examined = examine(name, paths["weights"] or Path(f"models/{name}.safetensors"), load_params(params), data, judge)
-    rows = paths["images"] or Path(f"laboratory/{name}_images.parquet")
-    save_results(paths["results"] or Path(f"results/{name}.safetensors"), examined.results)
-    save_laboratory(paths["laboratory"] or Path(f"laboratory/{name}.safetensors"), examined.laboratory)
-    write(rows, examined.table)
-    save_json(paths["metrics"] or Path(f"metrics/{name}.json"), examined.numbers)
-    found, about = tracking.find(examined.results.weights_md5), examined.numbers
-    runs.evaluated(found, about["profile"], flatten(about), about["dataset"], [rows])
+@click.option("--table", type=Path, help="One row for each test image. Default: results/NAME_images.parquet.")
+def main(name: str, params: Params, data: Path, classifier: Path, **given: Path | None) -> None:
+    startup.choose_waiting(params.train.threads)
+    from pipeline.evaluation.run import evaluate_and_log
+
+    files = {"weights": f"models/{name}.safetensors", "metrics": f"metrics/{name}.json"}
+    files |= {"results": f"results/{name}.safetensors", "table": f"results/{name}_images.parquet"}
+    chosen: dict[str, Any] = {key: given[key] or Path(default) for key, default in files.items()}
+    evaluate_and_log(name, params=params, data=data, classifier=classifier, **chosen)
 
 
 if __name__ == "__main__":

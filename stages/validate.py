@@ -1,18 +1,12 @@
-"""Check params.yaml before any other stage spends time on it."""
+"""Check params.yaml before any other stage runs."""
 
-from pathlib import Path
-
-import click
-
-from pipeline.params import load_params
-from stages import run
+from pipeline.params import Params
+from stages import run, stage
 
 
-@click.command()
-@click.option("--params", default="params.yaml", show_default=True, type=Path)
-def main(params: Path) -> None:
-    """Refuse a params.yaml that holds anything that is not allowed."""
-    load_params(params)
+@stage(__doc__, "params")
+def main(params: Params) -> None:
+    """Do nothing: reading the params has checked them."""
 
 
 if __name__ == "__main__":

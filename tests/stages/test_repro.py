@@ -13,10 +13,10 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from ruamel.yaml import YAML
 
-from pipeline.files import md5
+from pipeline.storage import md5
+from tests.conftest import ROOT
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -50,9 +50,10 @@ def copy(folder: Path) -> Path:
     params = yaml.load(folder / "params.yaml")
     params["data"]["name"] = "digits"
     params["train"]["threads"] = 1
-    params["ae"] |= {"hidden_dims": [48], "epochs": 2}  # not the VAE's, or the matched autoencoder were the same model
+    params["ae"] |= {"hidden_dims": [48], "epochs": 2}  # not the VAE's, or the depth-matched autoencoder were the same model
     params["vae"] |= {"hidden_dims": [64], "epochs": 3}
-    params["evaluate"] |= {"profile": "fast", "judge_steps": 100, "judge_accuracy": 0.5}
+    params["evaluate"]["profile"] = "fast"
+    params["classifier"] |= {"steps": 100, "min_accuracy": 0.5}
     yaml.dump(params, folder / "params.yaml")
     call(folder, "git", "init", "--quiet", "--initial-branch=main")
     call(folder, "git", "config", "user.name", "test")
@@ -74,9 +75,9 @@ def runs(folder: Path) -> list[Any]:
     return client.search_runs([e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time DESC"])
 
 
-def locked(folder: Path) -> dict[str, str]:
-    """Return the md5 of every output in dvc.lock."""
-    stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+def locked(folder: Path, lock: str = "dvc.lock") -> dict[str, str]:
+    """Return the md5 of every output in a lock file."""
+    stages = YAML(typ="safe").load(folder / lock)["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
@@ -104,8 +105,8 @@ def test_one_command_gives_metrics_figures_and_runs_that_agree_by_hash(project: 
         assert run.data.tags["data.md5"] == locked(project)["data/dataset.safetensors"]
         assert run.data.tags["dataset"] == "digits"
         assert run.data.metrics["val/loss"] == pytest.approx(float(rows[-1]["val/loss"]), rel=1e-5)
-        assert run.data.metrics["test/recon"] == pytest.approx(metrics["test"]["recon"], rel=1e-5)
-        assert {"kl", "elbo"} <= metrics["test"].keys() if name == "vae" else "kl" not in metrics["test"]
+        assert run.data.metrics["test/recon"] == pytest.approx(metrics["test/recon"], rel=1e-5)
+        assert {"test/kl", "test/elbo"} <= metrics.keys() if name == "vae" else "test/kl" not in metrics
     assert (project / "metrics/figures/overview.png").stat().st_size > 10_000
 
 
@@ -114,11 +115,11 @@ def test_the_logged_model_opens_far_from_the_repository(project: Path, tmp_path:
     code = (
         "import mlflow, numpy, sys\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
-        "out = mlflow.pyfunc.load_model(sys.argv[2]).predict(numpy.zeros((3, 784), numpy.float32))\n"
+        "out = mlflow.pyfunc.load_model(sys.argv[2]).predict(numpy.zeros((3, 1, 28, 28), numpy.float32))\n"
         "print(out['code'].shape, out['reconstruction'].shape)"
     )
     uri = f"models:/{run.outputs.model_outputs[0].model_id}"
-    assert "(3, 2) (3, 784)" in call(tmp_path, "python", "-c", code, f"sqlite:///{project}/mlflow.db", uri).stdout
+    assert "(3, 2) (3, 1, 28, 28)" in call(tmp_path, "python", "-c", code, f"sqlite:///{project}/mlflow.db", uri).stdout
 
 
 def test_again_nothing_runs(project: Path) -> None:
@@ -139,6 +140,13 @@ def test_training_and_measuring_do_not_load_torchs_compiler(project: Path, tmp_p
     )
     store = f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db"
     assert call(project, "env", store, "python", "-c", code, str(tmp_path)).stdout.endswith("set()\n")
+
+
+def test_the_interval_of_sample_grids_retrains_nothing(project: Path) -> None:
+    said = call(project, "dvc", "exp", "run", "-S", "tracking.sample_every=2").stdout
+    call(project, "git", "checkout", "--quiet", ".")
+    assert "Running stage 'validate'" in said
+    assert said.count("Running stage") == 1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,7 @@ def test_another_beta_retrains_the_vae_alone_and_the_former_one_comes_from_the_c
     assert "Running stage 'train_ae'" not in said
     assert "Running stage 'download'" not in said
     diff = json.loads(call(project, "dvc", "metrics", "diff", "--json").stdout)["metrics/vae.json"]
-    assert diff["test.kl"]["diff"] < 0
+    assert diff["test/kl"]["diff"] < 0
     newest, *others = runs(project)
     assert len(others) == before
     assert (newest.data.params["beta"], newest.data.tags["dvc.exp.name"]) == ("4", "beta4")
@@ -200,3 +208,21 @@ def test_from_scratch_in_another_folder_the_hashes_are_the_same(project: Path, t
     again, before = locked(other), locked(project)
     assert {"models/vae.safetensors", "results/ae.safetensors", "metrics/vae.json", "metrics/figures"} <= again.keys()
     assert again == {path: before[path] for path in again}
+
+
+def test_the_claims_pipeline_adds_comparison_models_and_a_ledger(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "claims"
+    shutil.copytree(project, other, symlinks=True)
+    said = call(other, "dvc", "repro", "-P").stdout
+    assert "Running stage 'train_vae'" not in said
+    ledger = json.loads((other / "metrics/claims.json").read_text())
+    assert ledger["models"]["vae_1"] == locked(other)["models/vae.safetensors"]
+    assert ledger["models"].keys() == {"ae_1", "vae_1", "ae_depth_matched_1", "vae_larger_beta_1"}
+    assert {entry["verdict"] for entry in ledger["claims"].values()} <= {"holds", "fails", "inconclusive"}
+    assert {"smooth", "smooth/ae_depth_matched", "beta_regularises"} <= ledger["claims"].keys()
+    assert "low" in ledger["claims"]["beta_regularises"]
+    metrics = json.loads((other / "metrics/comparison.json").read_text())
+    assert {key.split("/")[0] for key in metrics} == {"ae_depth_matched_1", "vae_larger_beta_1"}
+    assert (other / "metrics/claims/claims.png").stat().st_size > 10_000
+    assert {"models/comparison", "results/comparison"} <= locked(other, "claims/dvc.lock").keys()
+    assert "Running stage" not in call(other, "dvc", "repro", "-P").stdout

@@ -1,0 +1,35 @@
+"""Write the latent explorer, a single HTML page, and log it to the models' MLflow runs."""
+
+import html
+from pathlib import Path
+
+import click
+
+from stages import run, stage
+
+
+@stage(__doc__, "data", out="explorer/explorer.html")
+@click.option("--results", default="results", show_default=True, type=Path, help="Folder of results.")
+@click.option("--models", default="models", show_default=True, type=Path, help="Folder of weights.")
+@click.option("--sweep", type=Path, help="Folder of VAE weights with other betas (`latent sweep`): adds a beta slider.")
+def main(results: Path, models: Path, sweep: Path | None, data: Path, out: Path) -> None:
+    from pipeline.explorer.loading import NotExplorable, add_sweep, load_explored
+    from pipeline.explorer.page import explorer
+    from pipeline.storage import write
+    from pipeline.tracking import store
+
+    try:
+        shown = load_explored(results, models)
+        cards = add_sweep(shown, sweep, data) if sweep else [[one] for one in shown.values()]
+        write(out, explorer(cards))
+    except NotExplorable as error:  # a page with a note, so that the other stages' results stand
+        write(out, f"<!doctype html>\n<title>Latent explorer</title>\n<p>No explorer: {html.escape(str(error))}.</p>\n")
+        click.echo(f"explorer: {error}")
+        return
+    click.echo(f"explorer: {out}, {out.stat().st_size / 1e6:.1f} MB, {sum(map(len, cards))} models")
+    for one in shown.values():
+        store.find(one.results.weights_md5).log_file(out)
+
+
+if __name__ == "__main__":
+    run(main)

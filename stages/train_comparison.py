@@ -1,0 +1,24 @@
+"""Train a GROUP of comparison models: depth-matched autoencoders and VAEs with another beta, or main models of more seeds."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.claims.comparison_models import GROUPS, comparison_models
+from pipeline.params import Params
+from pipeline.sweeps.trainings import Training, run_trainings
+from stages import run, stage
+
+
+@stage(__doc__, "params", "data")
+@click.argument("group", type=click.Choice(GROUPS))
+@click.option("--out", default="models", show_default=True, type=Path, help="Folder of all models.")
+def main(group: str, params: Params, data: Path, out: Path) -> None:
+    (out / group).mkdir(parents=True, exist_ok=True)  # DVC requires the output even with nothing to train
+    models = [model for model in comparison_models(params) if model.group == group]
+    trainings = {model.label: Training(model.model, model.params, data, model.folder(out)) for model in models}
+    run_trainings(trainings, params)
+
+
+if __name__ == "__main__":
+    run(main)
