@@ -1,1 +1,1 @@
-"""Side-by-side measurements, one command each; what they gave is in benchmarks/README.md."""
+"""Side-by-side measurements, one command each; docs/ has their results. May import everything; nothing imports them."""

@@ -1,7 +1,7 @@
-"""How long a frame of the latent explorer takes in headless Chromium: `python -m benchmarks.explorer [explorer/explorer.html]`.
+"""Time a frame of the latent explorer in headless Chromium: `python -m benchmarks.explorer [explorer/explorer.html]`.
 
-Points are drawn uniformly from the extent of each model's codes. "decode" is the decoders of all planes, "frame" all that a
-move of the pointer sets off in the page: decoding, the nearest test image, the pictures, marks and numbers of all planes.
+Points are drawn uniformly from the extent of each model's codes. "decode" is the decoders of all models, "frame" all work that a
+move of the pointer causes in the page: decoding, the nearest test image, and the images, marks and numbers of all models.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.browser import browser, missing
+from tests.explorer.browser import browser, missing
 
 MEASURE = """
 const times = { decode: [], frame: [] };
@@ -36,12 +36,12 @@ def main(page: Path, count: int) -> None:
     with browser() as driver:
         driver.get(page.resolve().as_uri())
         WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.body.dataset.ready"))
-        driver.execute_script(MEASURE, 50)  # the just-in-time compiler's share
+        driver.execute_script(MEASURE, 50)  # let the just-in-time compiler finish
         measured: dict[str, list[float]] = driver.execute_script(MEASURE, count)
-        planes = driver.execute_script("return cards.length")
+        models = driver.execute_script("return cards.length")
     for name, times in measured.items():
         slow = sorted(times)[int(0.99 * len(times))]
-        click.echo(f"{name:7} {planes} planes: mean {sum(times) / len(times):.2f} ms, 99th percentile {slow:.2f} ms")
+        click.echo(f"{name:7} {models} models: mean {sum(times) / len(times):.2f} ms, 99th percentile {slow:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -1,72 +1,62 @@
-"""The models over seeds: ``python -m benchmarks.seeds`` prints README's table from metrics/, means with 95% intervals.
+"""Print the models' metrics over seeds, means with 95% intervals: ``python -m benchmarks.seeds``, the table of docs/results.md.
 
-``dvc exp run -S evaluate.seeds=5`` makes the metrics; with one seed there are no intervals.
+``dvc exp run -P -S claims.seeds=5`` makes the metrics; with one seed there are no intervals.
 """
 
-import json
-import math
-from functools import reduce
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from scipy.special import stdtrit
+
+from benchmarks.tools import table
+from pipeline.stats import t_interval
+from pipeline.storage import load_json
 
 ROWS = {
-    "reconstruction, sampled": "test.recon",
-    "reconstruction at the mean": "test.recon_at_mean",
-    "mean squared error per pixel": "test.mse",
-    "KL": "test.kl",
-    "ELBO at beta 1": "test.elbo",
-    "path length over chord, pairs of two classes": "smoothness.cross_class.tortuosity",
-    "longest of 32 steps, share of the path": "smoothness.cross_class.jump_share",
-    "off-manifold mass on the hull of the codes": "holes.hull.off_manifold",
-    "judge unsure near the codes": "holes.matched.confidence_0.8",
-    "FCD of samples from N(0, I)": "samples.prior.fcd",
-    "... from a Gaussian fitted to the codes": "samples.gaussian.fcd",
-    "... from a mixture of ten": "samples.gmm10.fcd",
-    "... from a kernel density": "samples.kde.fcd",
+    "reconstruction, sampled": "test/recon",
+    "reconstruction at the mean": "test/recon_at_mean",
+    "mean squared error per pixel": "test/mse",
+    "KL": "test/kl",
+    "ELBO at beta 1": "test/elbo",
+    "path length over chord, pairs of two classes": "interpolation/cross_class/tortuosity",
+    "longest of 32 steps, share of the path": "interpolation/cross_class/jump_share",
+    "off-manifold mass on the hull of the codes": "holes/hull/off_manifold",
+    "share of points near the codes where the classifier's confidence is below 0.8": "holes/matched/confidence_below_80",
+    "Fréchet distance of samples from N(0, I)": "sample_quality/prior/frechet_distance",
+    "... from a Gaussian fitted to the codes": "sample_quality/gaussian/frechet_distance",
+    "... from a mixture of ten": "sample_quality/gmm10/frechet_distance",
+    "... from a kernel density": "sample_quality/kde/frechet_distance",
 }
-MODELS = {"ae": "AE", "ae_matched": "AE with the VAE's layers", "vae": "VAE", "vae_contrast": "VAE, larger beta"}
+MODELS = {"ae": "AE", "ae_depth_matched": "AE with the VAE's layers", "vae": "VAE", "vae_larger_beta": "VAE, larger beta"}
 
 
-def lookup(metrics: dict[str, Any], key: str) -> float | None:
-    """Return a number of a metrics file by its dotted key (a number's own dot included), or None where it does not apply."""
-    head, _, last = key.partition(".confidence_")
-    path = [*head.split("."), f"confidence_{last}"] if last else key.split(".")
-    return reduce(lambda found, name: found.get(name) if isinstance(found, dict) else None, path, metrics)  # type: ignore
-
-
-def cell(values: list[float]) -> str:
+def cell(values: Sequence[float]) -> str:
     """Return mean and half of a 95% interval, Student's t over the seeds.
 
-    >>> cell([1.0, 2.0, 3.0]), cell([])
-    ('2.00 ± 2.48', '')
+    >>> cell([1.0, 2.0, 3.0]), cell([0.5]), cell([])
+    ('2.00 ± 2.48', '0.5000', '')
     """
     if not values:
         return ""
-    mean = math.fsum(values) / len(values)
+    mean, half_width = t_interval(values) if len(values) > 1 else (values[0], None)
     digits = 4 if abs(mean) < 1 else 2
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values)):.{digits}f}"
+    return f"{mean:.{digits}f}" + (f" ± {half_width:.{digits}f}" if half_width is not None else "")
 
 
 @click.command()
 @click.option("--metrics", default="metrics", show_default=True, type=Path)
 def main(metrics: Path) -> None:
     """Print the table."""
-    models: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS}
-    for name in ("ae", "vae"):
-        models[name].append(json.loads((metrics / f"{name}.json").read_text()))
-    for name, found in json.loads((metrics / "variants.json").read_text()).items():
-        models[name.rpartition("_")[0]].append(found)
-    header = [f"{MODELS[name]} ({len(found)})" for name, found in models.items()]
-    click.echo(f"| nats per image unless said (seeds) | {' | '.join(header)} |\n|---|{'---|' * len(header)}")
-    for row, key in ROWS.items():
-        cells = [cell([value for one in found if (value := lookup(one, key)) is not None]) for found in models.values()]
-        click.echo(f"| {row} | {' | '.join(cells)} |")
+    models = {name: [load_json(metrics / f"{name}.json")] if name in {"ae", "vae"} else [] for name in MODELS}
+    comparison: dict[str, dict[str, Any]] = {}
+    for name, value in load_json(metrics / "comparison.json").items():
+        label, _, key = name.partition("/")
+        comparison.setdefault(label, {})[key] = value
+    for label, found in comparison.items():
+        models[label.rpartition("_")[0]].append(found)
+    rows = [[row, *(cell([one[key] for one in found if key in one]) for found in models.values())] for row, key in ROWS.items()]
+    table(("nats per image unless said (seeds)", *(f"{MODELS[name]} ({len(found)})" for name, found in models.items())), rows)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,6 @@ class Clock:
 
 
 def report(clock: Clock, elbo: float) -> None:
-    """Print what was measured: seconds of each epoch and to the first one's end, -ELBO on the test images, peak memory."""
+    """Print what was measured: seconds of each epoch and to the end of the first, -ELBO on the test images, peak memory."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"epochs": clock.seconds, "first": clock.first, "nelbo": elbo, "peak_mib": memory}))
