@@ -103,7 +103,7 @@ def gate(against: str, rules: Path) -> None:
 @click.option("--out", default="report", show_default=True, type=Path, help="Folder of report.md, its images and comment.md.")
 @RULES
 def report(against: str, out: Path, rules: Path) -> None:
-    """Write the changes since another revision: report.md with images, comment.md with tables only."""
+    """Write what changed since another revision: report.md, and comment.md without images."""
     from pipeline.reporting.report import write_report
 
     write_report(against, out, rules)
@@ -128,7 +128,7 @@ def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classi
 
 @main.command()
 def sync() -> None:
-    """Rebuild or complete MLflow's runs from DVC's files, in the workspace and its experiments."""
+    """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
     from pipeline.tracking.store import store_uri
     from pipeline.tracking.sync import sync as complete
 
