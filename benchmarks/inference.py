@@ -11,6 +11,7 @@ import click
 from benchmarks.tools import table
 from pipeline import startup
 from pipeline.data import holdout, load_dataset
+from pipeline.errors import one_line
 from pipeline.params import load_params
 
 
@@ -47,4 +48,5 @@ def main(weights: Path, data: Path, images: int, grids: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

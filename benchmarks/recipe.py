@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.tools import ROOT, table
 from pipeline import runtime
 from pipeline.data import holdout, load_dataset
+from pipeline.errors import one_line
 from pipeline.models.base import LatentModel, parametric_layers
 from pipeline.params import load_params
 from pipeline.stats import t_interval
@@ -114,4 +115,5 @@ def main(data: Path, seeds: int, workers: int, only: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

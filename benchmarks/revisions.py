@@ -5,7 +5,6 @@ that what the cache has does not run again. PIPELINE_MIRROR names the data set's
 metric differs.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import click
 
 from benchmarks.tools import ROOT, copy_files, dvc_environment, working_tree
-from pipeline.storage import load_arrays, rounded
+from pipeline.errors import one_line
+from pipeline.storage import load_arrays, load_json, rounded
 
 MODELS = ("ae", "vae")
 RENAMED = {  # parts of a metric's key up to version 0.2.0
@@ -61,7 +61,7 @@ def compare_weights(folders: tuple[Path, Path], name: str) -> list[str]:
 
 def compare_metrics(folders: tuple[Path, Path], name: str) -> list[str]:
     """Return the metrics of a model that differ in six digits; say which ones only one folder has."""
-    old, new = (metrics(json.loads((folder / "metrics" / f"{name}.json").read_text())) for folder in folders)
+    old, new = (metrics(load_json(folder / "metrics" / f"{name}.json")) for folder in folders)
     both = [key for key in old if key in new]
     different = [f"{name}: {key}: {old[key]:g} and {new[key]:g}" for key in both if old[key] != new[key]]
     click.echo(f"{name}: {len(both) - len(different)} of {len(both)} metrics are equal to six digits")
@@ -133,4 +133,5 @@ def main(old: str | None, new: str | None, folders: tuple[Path, Path] | None) ->
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from benchmarks.tools import table
+from pipeline.errors import one_line
 from pipeline.stats import t_interval
 from pipeline.storage import load_json
 
@@ -60,4 +61,5 @@ def main(metrics: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.tools import machine, table
 from pipeline import startup
 from pipeline.data import load_dataset
+from pipeline.errors import one_line
 
 HERE = Path(__file__).parent
 BENCH = Path(".bench")
@@ -116,4 +117,5 @@ def main(data: Path, epochs: int, rounds: int, only: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()
