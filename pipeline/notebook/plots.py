@@ -61,7 +61,7 @@ def _frame(history: History) -> pd.DataFrame:
 
 
 def plot_training_history(history: History | Mapping[str, History], save_path: File = None) -> Figure:
-    """Draw loss, reconstruction and KL over the epochs, of one history or of several by name, with a dot at the best epoch."""
+    """Draw loss, reconstruction and KL over the epochs, for one history or several by name; a dot marks the lowest loss."""
     named = cast(Mapping[str, History], {"model": history} if "val_loss" in history else history)
     results = {name: Results("", name, None, 1, [], "", {}) for name in named}
     return _show(draw("history", Page(results, {name: _frame(values) for name, values in named.items()})), save_path)
