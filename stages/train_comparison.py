@@ -1,4 +1,4 @@
-"""Train a GROUP of comparison models: depth-matched autoencoders and VAEs with another beta, or main models of more seeds."""
+"""Train a GROUP of comparison models: `comparison`, depth-matched autoencoders and VAEs with another beta, or `seeds`, the main models of more seeds."""
 
 from pathlib import Path
 

@@ -135,14 +135,18 @@ class EvalContext:
         return self.terms_of(self.pixels(self.test), self.num_samples, "recon")
 
     @cached_property
+    def _posteriors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.encode(self.test)
+
+    @property
     def codes(self) -> np.ndarray:
         """The test images' codes ``[N, d]``, the posterior means."""
-        return self.encode(self.test)[0]
+        return self._posteriors[0]
 
-    @cached_property
+    @property
     def spread(self) -> np.ndarray:
         """The test images' posterior standard deviations ``[N, d]``; zeros for a point."""
-        return self.encode(self.test)[1]
+        return self._posteriors[1]
 
     @cached_property
     def reference(self) -> Images:
@@ -159,12 +163,16 @@ class EvalContext:
         return (reference, test) if all(len(np.unique(part)) > 1 for part in parts) else None
 
     @cached_property
+    def _reference_posteriors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.encode(self.reference)
+
+    @property
     def reference_codes(self) -> np.ndarray:
         """The codes ``[M, d]`` of :attr:`reference`."""
-        return self.encode(self.reference)[0]
+        return self._reference_posteriors[0]
 
     @cached_property
     def reference_samples(self) -> np.ndarray:
         """One posterior sample ``[M, d]`` for each image of :attr:`reference`; its code if the posterior is a point."""
-        codes, spread = self.encode(self.reference)
+        codes, spread = self._reference_posteriors
         return np.asarray(codes + spread * self.noise(*codes.shape, purpose="reference").cpu().numpy())

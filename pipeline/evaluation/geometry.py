@@ -62,6 +62,4 @@ def geometry(context: EvalContext) -> MetricResult:
         axes = frame(context.codes)
         arrays = {"map_axes": np.stack(axes), "volume_map": log_volume(context, grid(*axes)).astype(np.float32)}
         arrays["map_codes"] = context.codes[:MAP_CODES]
-        if context.test.labels is not None:
-            arrays["map_labels"] = context.test.labels[:MAP_CODES]
     return MetricResult(numbers, arrays=arrays)

@@ -30,7 +30,7 @@ class Results:
       [S, 20, C, H, W] and ``frechet_distances`` [S]: decoded samples of each of ``samplers``.
     - ``map_axes`` [2, M]: coordinates of the maps over the latent plane; row 0 of a map is the end of the second axis.
       ``confidence_map``, ``density_map``, ``volume_map`` [M, M]: the classifier's top probability, the codes' log density, the
-      decoder's log sqrt det J^T J. ``map_codes`` [K, 2], ``map_labels`` [K]: test images on them.
+      decoder's log sqrt det J^T J. ``map_codes`` [K, 2]: test images on them.
     - ``worst``, ``misclassified`` [2, 10, C, H, W]: images above their reconstructions; the largest errors, and the highest
       confidence in a wrong class.
     """

@@ -62,7 +62,7 @@ def curves(figure: Figure | SubFigure, page: Page, legend_columns: int) -> bool:
         *axes[0].get_legend_handles_labels()[0],
         Line2D([], [], color=INK, lw=2, label="validation"),
         Line2D([], [], color=INK, label="training", **_TRAINING),
-        Line2D([], [], color=INK, label="best epoch", **DOT),
+        Line2D([], [], color=INK, label="lowest validation loss", **DOT),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
     return True

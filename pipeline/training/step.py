@@ -25,7 +25,7 @@ class TrainStep(Protocol):
 class AutogradStep:
     """The step as it is usually written: for any model, at any precision."""
 
-    def __init__(self, model: LatentModel, batch_size: int, runtime: Runtime) -> None:
+    def __init__(self, model: LatentModel, runtime: Runtime) -> None:
         self.model, self.runtime = model, runtime
 
     def __call__(self, x: Tensor, encoder_input: Tensor, noise: Tensor, beta: float) -> dict[str, Tensor]:
@@ -43,4 +43,4 @@ def train_step(model: LatentModel, batch_size: int, runtime: Runtime, fused: boo
     """Return the step for a model, fused if one applies. Every ``grad`` must be allocated already; :class:`Optimizer` does it."""
     if fused and FusedMLPStep.applies_to(model, runtime):
         return FusedMLPStep(model, batch_size, runtime)
-    return AutogradStep(model, batch_size, runtime)
+    return AutogradStep(model, runtime)

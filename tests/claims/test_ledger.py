@@ -65,6 +65,12 @@ def test_several_seeds_give_a_t_interval():
     assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
 
 
+def test_one_seed_gives_the_middle_95_percent_of_the_replicates_around_the_estimate():
+    low, high, kind = interval([7.0], np.linspace(0, 1, 1001))
+    assert (low, high) == pytest.approx((7 - 0.475, 7 + 0.475))
+    assert kind == "bootstrap, one seed"
+
+
 def test_every_autoencoder_has_entries():
     entries = ledger([results("ae", None), results("ae_depth_matched", None), results("vae", 1.0)])
     assert {"smooth", "smooth/ae_depth_matched"} <= entries.keys()

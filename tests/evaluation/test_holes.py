@@ -59,6 +59,41 @@ def test_planted_hole_is_found_with_its_mass():
     assert numbers["hull"]["coverage"] > numbers["prior"]["coverage"]
 
 
+class _Radius(LatentModel):
+    """Decodes to an even gray, which over N(0, I) is uniform between 0 and 100 of 255 levels."""
+
+    outputs_per_dim, is_probabilistic = 1, False
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1), nn.Identity(), latent_dim=2)
+
+    def encode(self, x: torch.Tensor) -> Posterior:
+        return Posterior(torch.randn(len(x), 2, generator=generator("radius")), None)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        share = 1 - (-0.5 * z.square().sum(1)).exp()
+        return torch.logit(share * 100 / 255, eps=1e-6)[:, None, None, None].expand(-1, 1, 8, 8)
+
+
+class _Gray(Classifier):
+    """Its feature is the mean gray level."""
+
+    def predict(self, images):
+        level = 255 * torch.as_tensor(images).flatten(-3).mean(-1, keepdim=True).numpy().astype(np.float32)
+        return level, np.full((*level.shape[:-1], 2), 0.5, np.float32)
+
+
+def test_off_the_manifold_is_further_from_the_training_images_than_95_percent_of_the_test_images():
+    levels = np.arange(101, dtype=np.uint8)
+    train, test = (
+        Images(np.broadcast_to(level[:, None, None, None], (len(level), 1, 8, 8)).copy()) for level in (levels * 0, levels)
+    )
+    context = EvalContext(
+        _Radius(), train, test, budget=replace(SMALL, samples=4000), classifier=_Gray(ClassifierNet((1, 8, 8), 2), "", 1.0)
+    )
+    assert holes(context).numbers["prior"]["off_manifold"] == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000))
+
+
 def test_points_of_the_hull_are_uniform():
     # A trapezoid of two triangles, one three times the other, and a point inside that is no corner.
     codes = np.array([[0.0, 0.0], [3.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]])

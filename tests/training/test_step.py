@@ -75,7 +75,7 @@ def gradient(name: str, kind: type, where: Runtime) -> tuple[float, dict[str, Te
     """Return the loss of a step and the gradient of each parameter."""
     model = new(name, 32, (48,))  # oneDNN rounds no matmul of fewer than 16^3 operations
     Optimizer(model.param_groups())
-    step, random = kind(model, 32, where), torch.Generator().manual_seed(0)
+    step, random = train_step(model, 32, where, fused=kind is FusedMLPStep), torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8, generator=random) / 255
     terms = step(x, x, torch.randn(32, model.noise_dim, generator=random), 1.0)
     return terms["loss"].item(), {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
