@@ -53,7 +53,7 @@ def mmd(x: np.ndarray, y: np.ndarray, kernel: Callable[[Tensor, Tensor], Tensor]
     return within(first) + within(second) - 2 * total(first, second) / (len(x) * len(y))
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
+def prdc(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     """Return precision, recall, density and coverage of fake points ``[M, d]`` against real points ``[N, d]``.
 
     A ball around each point reaches to its k-th nearest neighbour in its own set. ``precision``: share of fake points in a

@@ -65,6 +65,31 @@ def test_several_seeds_give_a_t_interval():
     assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
 
 
+def certain(share: float, sure: float) -> Results:
+    """Return measurements of an autoencoder with this share of the hull off the manifold, and this confidence everywhere."""
+    arrays = {"off_manifold_hull": np.arange(20000) < 20000 * share, "confidence_hull": np.full(300, sure)}
+    return Results("mnist", "ae", None, 1, [], "", arrays)
+
+
+def test_an_autoencoder_has_holes_when_more_than_5_percent_of_the_hull_is_off_the_manifold():
+    vae = replace(certain(0.0, 0.0), model="vae", beta=1.0)
+    assert verdicts(certain(0.06, 0.0), vae)["holes"] == "holds"
+    assert verdicts(certain(0.04, 0.0), vae)["holes"] == "fails"
+
+
+def test_a_classifier_is_unsure_below_80_percent():
+    unsure, sure = certain(0.0, 0.79), replace(certain(0.0, 0.81), model="vae", beta=1.0)
+    assert ledger([unsure, sure])["more_unsure"]["estimate"] == 1.0
+
+
+def test_bounds_of_one_seed_hardly_depend_on_the_resamples():
+    ae, vae = results("ae", None), results("vae", 1.0)
+    effects = {name: claim.effect for name, claim in CLAIMS.items() if name in ("smooth", "generates_from_prior")}
+    for effect, limit in zip(effects.values(), (0.06, 0.4), strict=True):
+        widths = [np.ptp(interval([0.0], effect(ae, vae, np.random.default_rng(seed))[1])[:2]) for seed in range(5)]
+        assert np.std(widths) < limit * np.mean(widths)
+
+
 def test_one_seed_gives_the_middle_95_percent_of_the_replicates_around_the_estimate():
     low, high, kind = interval([7.0], np.linspace(0, 1, 1001))
     assert (low, high) == pytest.approx((7 - 0.475, 7 + 0.475))

@@ -1,13 +1,18 @@
-"""A trained autoencoder and VAE of the blobs with a classifier, for the tests of the metrics."""
+"""A trained autoencoder and VAE of the blobs with a classifier, and a model with given codes, for the tests of the metrics."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pipeline import runtime
 from pipeline.classifier import Classifier, train_classifier
 from pipeline.data import Dataset, Images
 from pipeline.evaluation.context import Budget, EvalContext
 from pipeline.models import LatentModel, ModelConfig
+from pipeline.models.objectives import Posterior
 from tests.conftest import blobs
 
 SMALL = Budget(400, 400, importance_images=60, exact_images=400, grid=96, plots=200, samples=300, pairs=40)
@@ -56,3 +61,25 @@ def contexts(train: Images, test: Images, classifier: Classifier) -> dict[str, E
                 optimizer.step()
         found[name] = EvalContext(model.eval(), train, test, beta=beta, budget=SMALL, classifier=classifier)
     return found
+
+
+class CodeTable(LatentModel):
+    """Encodes an image of two pixels, a number in base 256, as the code ``[2]`` of this number; decodes z to logits z."""
+
+    outputs_per_dim, is_probabilistic = 1, False
+
+    def __init__(self, codes: np.ndarray) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(2, 2), latent_dim=2)
+        self.codes = torch.from_numpy(codes).float()
+
+    def encode(self, x: torch.Tensor) -> Posterior:
+        return Posterior(self.codes[(x.flatten(1) * 255).round().long() @ torch.tensor([256, 1])], None)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z[:, None, None, :]
+
+
+def numbered(rows: Sequence[int] | np.ndarray, labels: Sequence[int] | None = None) -> Images:
+    """Return the images that :class:`CodeTable` encodes as these rows of its table."""
+    pixels = np.stack(np.divmod(rows, 256), axis=-1).astype(np.uint8)
+    return Images(pixels[:, None, None, :], None if labels is None else np.asarray(labels, np.int64))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.context import EvalContext
-from pipeline.evaluation.geometry import geometry, log_volume
+from pipeline.evaluation.geometry import frame, geometry, log_volume
 from pipeline.models import MODELS
 from tests.evaluation.conftest import SMALL, new_model
 
@@ -31,3 +31,16 @@ def test_volumes_match_finite_differences(name, dim, train, test):
 
 def test_many_dimensions_are_left_out_with_a_note(train):
     assert "64" in geometry(EvalContext(new_model("ae", latent_dim=65), train, train)).numbers["note"]
+
+
+def test_maps_span_the_middle_99_percent_of_the_codes_and_a_tenth_more_on_each_side():
+    codes = np.stack([np.arange(1001.0), 10 * np.arange(1001.0)], axis=1)
+    for axis, scale in zip(frame(codes), (1, 10), strict=True):
+        assert axis[[0, -1]] == pytest.approx([scale * (5 - 99), scale * (995 + 99)])
+
+
+def test_one_percent_of_the_codes_is_above_the_99th_percentile(contexts):
+    context = contexts["vae"]
+    numbers, volumes = geometry(context).numbers, log_volume(context, context.codes)
+    assert (volumes > numbers["log_volume_p99"]).sum() == len(volumes) // 100
+    assert (volumes > numbers["log_volume"]).sum() == len(volumes) // 2

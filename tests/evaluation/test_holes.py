@@ -94,6 +94,31 @@ def test_off_the_manifold_is_further_from_the_training_images_than_95_percent_of
     assert holes(context).numbers["prior"]["off_manifold"] == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000))
 
 
+def test_confidence_is_counted_below_each_percentage(contexts):
+    result = holes(contexts["vae"])
+    for name in ("prior", "matched", "hull"):
+        confidence = result.arrays[f"confidence_{name}"]
+        for percent in (50, 80, 90):
+            assert result.numbers[name][f"confidence_below_{percent}"] == (confidence < percent / 100).mean()
+
+
+class _Narrow(_Radius):
+    """Its codes have half of the prior's standard deviation."""
+
+    def encode(self, x: torch.Tensor) -> Posterior:
+        return Posterior(super().encode(x).mean / 2, None)
+
+
+def test_coverage_is_the_mass_of_the_prior_where_codes_are_ten_times_rarer():
+    images = Images(np.zeros((400, 1, 8, 8), np.uint8))
+    context = EvalContext(
+        _Narrow(), images, images, budget=replace(SMALL, samples=4000), classifier=_Gray(ClassifierNet((1, 8, 8), 2), "", 1.0)
+    )
+    variance = 0.25 * (1 + 400 ** (-1 / 3))  # of the codes, with the kernel's
+    radius_squared = 2 * np.log(10 / variance) / (1 / variance - 1)
+    assert holes(context).numbers["prior"]["coverage"] == pytest.approx(np.exp(-radius_squared / 2), abs=0.03)
+
+
 def test_points_of_the_hull_are_uniform():
     # A trapezoid of two triangles, one three times the other, and a point inside that is no corner.
     codes = np.array([[0.0, 0.0], [3.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]])

@@ -1,28 +1,13 @@
 """The latent space's metrics on points of known distribution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from pipeline.data import Images
 from pipeline.evaluation.context import EvalContext
 from pipeline.evaluation.latent import gaussian_fit_kl, latent
-from pipeline.models.base import LatentModel
-from pipeline.models.objectives import Posterior
-from tests.evaluation.conftest import SMALL
-
-
-class PixelsAsCodes(LatentModel):
-    """Encodes an image of two pixels as these pixels."""
-
-    outputs_per_dim, is_probabilistic = 1, False
-
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(2, 2), latent_dim=2)
-
-    def encode(self, x: torch.Tensor) -> Posterior:
-        return Posterior(x.flatten(1), None)
+from tests.evaluation.conftest import SMALL, CodeTable, numbered
 
 
 def test_gaussian_fit_kl_of_a_shifted_normal():
@@ -39,19 +24,24 @@ def test_separate_classes_are_found(contexts):
     assert numbers["radius_95_prior"] == pytest.approx(2.4477, abs=1e-3)
 
 
+def test_scale_is_the_root_mean_variance_and_the_radius_holds_95_percent_of_the_codes():
+    turns = np.linspace(0, 2 * np.pi, 101)
+    rings = np.arange(101)[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    corners = np.array([[3, 4], [3, -4], [-3, 4], [-3, -4]] * 25)
+    context = EvalContext(CodeTable(np.concatenate([rings, corners])), numbered(range(101)), numbered(range(101, 201)))
+    numbers = latent(replace(context, budget=SMALL)).numbers
+    assert numbers["radius_95"] == pytest.approx(95, abs=1e-3)
+    assert numbers["scale"] == pytest.approx(np.sqrt((9 + 16) / 2), rel=1e-6)
+
+
 def test_the_five_nearest_codes_decide_a_class():
     # Around the test images of each class: two codes of the other class, three of its own, then more of the other.
-    around = {0.0: 2, 10.0: 3, 30.0: 8}
-    train, labels = [], []
-    for label, middle in enumerate((60, 190)):
-        for index, (distance, count) in enumerate(around.items()):
-            for turn in np.linspace(0, 2 * np.pi, count, endpoint=False):
-                train.append([middle + round(distance * np.cos(turn)), middle + round(distance * np.sin(turn))])
-                labels.append(label if index == 1 else 1 - label)
-    test = np.repeat([[60, 60], [190, 190]], 6, axis=0) + np.tile([[0, 0], [0, 0], [0, 0], [1, 0], [0, 0], [0, 0]], (2, 1))
-    parts = [
-        Images(np.uint8(points).reshape(-1, 1, 1, 2), np.int64(classes))
-        for points, classes in ((train, labels), (test, np.repeat([0, 1], 6)))
-    ]
-    numbers = latent(EvalContext(PixelsAsCodes(), *parts, budget=SMALL)).numbers
-    assert numbers["knn_accuracy"] == numbers["pixels"]["knn_accuracy"] == 1.0
+    codes, labels = [], []
+    for label, middle in ((0, -100.0), (1, 100.0)):
+        for count, radius, owner in ((2, 0.1, 1 - label), (3, 10.0, label), (8, 30.0, 1 - label)):
+            turns = np.linspace(0, 2 * np.pi, count, endpoint=False)
+            codes += [[middle + radius * np.cos(turn), radius * np.sin(turn)] for turn in turns]
+            labels += [owner] * count
+    codes += [[middle + step, 0.0] for middle in (-100.0, 100.0) for step in (0.0, 0.2, 0.4)]
+    train, test = numbered(range(26), labels), numbered(range(26, 32), [0, 0, 0, 1, 1, 1])
+    assert latent(EvalContext(CodeTable(np.array(codes)), train, test, budget=SMALL)).numbers["knn_accuracy"] == 1.0

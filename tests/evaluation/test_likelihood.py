@@ -65,3 +65,13 @@ def test_noise_is_repeatable_and_leaves_the_mean_alone(contexts):
 def test_images_are_chosen_evenly_and_none_twice() -> None:
     assert spread_over(10, 3).tolist() == [0, 4, 9]
     assert spread_over(2, 3).tolist() == [0, 1]
+
+
+def test_a_unit_is_active_when_its_mean_varies_by_more_than_a_hundredth(train, test):
+    model = new_model("vae", latent_dim=3)
+    context = EvalContext(model, train, test, beta=1.0)
+    wanted = torch.tensor([0.008, 0.012, 0.05])
+    factors = (wanted / torch.from_numpy(context.codes.var(0))).sqrt()
+    with torch.no_grad():
+        model.encoder[-1].weight[:3] *= factors[:, None]
+    assert likelihood(EvalContext(model, train, test, beta=1.0)).numbers["active_units"] == 2

@@ -3,8 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from scipy.special import logit
+from scipy.stats import norm
 
+from pipeline.evaluation.context import EvalContext
 from pipeline.evaluation.plot_data import NUM_UNLABELED, grid, per_image, plot_data
+from tests.evaluation.conftest import SMALL, CodeTable, numbered
 
 
 def test_second_axis_of_a_grid_goes_upwards():
@@ -48,3 +53,10 @@ def test_misclassified_images_need_a_classifier_and_labels(contexts):
     assert per_image(unlabeled).arrays.keys() == {"worst"}
     assert per_image(unlabeled).per_image.keys() == {"predicted_class", "confidence"}
     assert per_image(replace(context, classifier=None)).per_image == {}
+
+
+def test_the_decoded_plane_spans_three_standard_deviations_and_equal_shares_of_the_prior():
+    context = EvalContext(CodeTable(np.eye(2)), numbered([0, 1]), numbered([0, 1]), budget=SMALL, manifold_size=5)
+    points = {name: logit(plot_data(context).arrays[name][:, :, 0, 0]) for name in ("manifold", "manifold_quantiles")}
+    assert points["manifold"][-1, :, 0] == pytest.approx([-3, -1.5, 0, 1.5, 3], abs=1e-4)
+    assert norm.cdf(points["manifold_quantiles"][::-1, 0, 1]) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=1e-4)

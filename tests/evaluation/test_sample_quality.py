@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluation.sample_quality import memorised, sample_quality, shuffled
+from pipeline.classifier import Classifier, ClassifierNet
+from pipeline.evaluation.sample_quality import compare, memorised, sample_quality, shuffled
 from pipeline.evaluation.samplers import SAMPLERS
 
 
@@ -37,6 +38,22 @@ def test_memorised_images_are_noticed(train, test):
     train, test = (images.intensities.reshape(len(images), -1) for images in (train, test))
     assert memorised(train[:50], train[:200], test) == 1.0
     assert memorised(test[:50], train[:200], test) == 0.0
+
+
+class _MeanLevel(Classifier):
+    """Its feature is an image's mean intensity."""
+
+    def predict(self, images):
+        level = np.asarray(images, np.float32).reshape(len(images), -1).mean(1, keepdims=True)
+        return level, np.full((len(level), 2), 0.5, np.float32)
+
+
+def test_the_ball_of_a_real_image_reaches_to_its_fifth_neighbour(monkeypatch):
+    # The outermost of ten real points on a line has its fifth neighbour at a distance of 5.
+    monkeypatch.setattr("pipeline.evaluation.sample_quality.frechet_distance", lambda *points: 0.0)  # of one dimension
+    real, fake = np.arange(10, dtype=np.float32)[:, None], np.float32([13.5, 14.5])[:, None, None, None]
+    numbers, _ = compare(_MeanLevel(ClassifierNet((1, 1, 1), 2), "", 1.0), fake, real)
+    assert numbers["precision"] == 0.5
 
 
 def test_shuffling_keeps_each_images_pixels(test):
