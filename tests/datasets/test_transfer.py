@@ -3,12 +3,14 @@
 import gzip
 import hashlib
 import itertools
+import os
 import socket
 import struct
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -154,8 +156,12 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
 }
 LOCAL_FAULTS = {
     "no such folder": ("absent", "no such folder"),
-    "file as mirror": ("file:///etc/passwd", "no such folder"),
+    "no such user": ("~no-such-user/mnist", "no such folder"),
+    "file as mirror": ("file:///etc/passwd", "a file; name the folder"),
     "file: with a host": ("file://host/folder", "refused"),
+    "file: with NUL": ("file:///a%00b", "no such folder"),
+    "too long a name": ("x" * 300, "name too long"),
+    "folder without the file": (str(Path(__file__).parent), "no such file in the folder"),
     "other scheme": ("ftp://127.0.0.1/", "refused: a mirror is"),
     "bad port": ("http://127.0.0.1:port/", "invalid url"),
     "bad host": ("http://[::/", "not a valid URL"),
@@ -225,6 +231,18 @@ def test_retries_are_bounded_and_a_missing_file_is_not_asked_for_again(server: S
     assert server.asked[3:] == ["/images.gz", "/images"]
 
 
+def test_all_places_of_a_file_share_the_time_of_a_mirror(server: Server) -> None:
+    def late(handler: Handler) -> None:
+        server.over.wait(0.15)
+        status(404)(handler)
+
+    server.answers = dict.fromkeys((f"/{place}/images{end}" for place in range(9) for end in (".gz", "")), late)
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="gave up after"):
+        fetch(replace(FILE, places=tuple(f"{place}/images" for place in range(9))), [server.url], QUICK)
+    assert time.monotonic() - started < 2
+
+
 def test_what_cannot_pass_is_not_retried(server: Server) -> None:
     server.answers["/images.gz"] = redirect("/images.gz")
     with pytest.raises(Unavailable):
@@ -274,6 +292,51 @@ def test_neither_a_device_nor_a_pipe_is_read(tmp_path: Path) -> None:
         fetch(FILE, [str(tmp_path)], QUICK)
 
 
+@pytest.mark.parametrize(
+    "name", ["a b", "100%", "50%20", "größe", "ば", "it's", "a@b", "a#b", "a?b", "a:b", "file:a", "MNIST,v1", "a\\b"]
+)
+def test_a_folder_of_any_name_is_a_mirror(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "images").write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forms = [str(folder), f"{folder}/", folder.as_uri(), f"{folder.as_uri()}/", f"./{name}", f"~/{name}"]
+    forms += [folder.as_uri().replace("file:", "FILE:"), *([] if name == "file:a" else [name])]
+    forms += [f"file://{folder}", f"file://localhost{folder}"] if "%2" not in name else []
+    for form in forms:
+        assert fetch(FILE, [form], QUICK) == (CONTENT, form)
+
+
+def test_bytes_that_are_not_utf_8_may_name_a_folder(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "images").write_bytes(CONTENT)
+    for mirror in (str(folder), f"file://{tmp_path}/%ff"):
+        assert fetch(FILE, [mirror], QUICK)[0] == CONTENT
+
+
+def test_a_relative_folder_is_that_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "repo" / "mnist").mkdir(parents=True)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "repo" / "mnist" / "images.gz").write_bytes(ZIPPED)
+    monkeypatch.chdir(tmp_path / "copy")  # where `dvc exp run --temp` runs a stage
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repo"))
+    for mirror in ("mnist", "mnist/", "./mnist", "../repo/mnist", "file:mnist"):
+        assert fetch(FILE, [mirror], QUICK) == (CONTENT, mirror)
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setattr("pipeline.datasets.transfer.REPOSITORY", tmp_path / "repo")  # a notebook runs in its own folder
+    assert fetch(FILE, ["mnist"], QUICK)[0] == CONTENT
+
+
+def test_a_damaged_file_does_not_hide_a_second_one_that_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "images.gz").write_bytes(ZIPPED[:-9])
+    with pytest.raises(IntegrityError, match=r"images\.gz: truncated or damaged gzip"):
+        fetch(FILE, [str(tmp_path)], QUICK)
+    (tmp_path / "images").write_bytes(CONTENT)
+    assert fetch(FILE, [str(tmp_path)], QUICK)[0] == CONTENT
+
+
 def test_with_only_the_md5_of_the_gzip_nothing_but_that_gzip_is_accepted(tmp_path: Path, server: Server) -> None:
     file = idx_file("images", SHAPE, gz_md5=hashlib.md5(ZIPPED).hexdigest())
     assert file.check(ZIPPED) == CONTENT
@@ -308,7 +371,9 @@ def test_no_credential_survives_redaction(mirror: str) -> None:
     assert SECRET not in redact(mirror)
 
 
-@pytest.mark.parametrize("mirror", ["/data/mnist", "mnist", "file:///data", "https://host:8443/path/"])
+@pytest.mark.parametrize(
+    "mirror", ["/data/mnist", "mnist", "file:///data", "https://host:8443/path/", "/data/me@lab", "~/me@lab", "file:///me@lab"]
+)
 def test_a_mirror_without_credentials_is_shown_as_it_is(mirror: str) -> None:
     assert redact(mirror) == mirror
 
@@ -319,14 +384,14 @@ def test_a_dead_mirror_is_waited_for_once_and_a_missing_first_file_ends_it(tmp_p
         idx_file(f"f{i}", (SHAPE, (300,))[i % 2], sha256=hashlib.sha256(content).hexdigest())
         for i, content in enumerate(contents)
     ]
-    tiny = IdxDataset("tiny", (str(tmp_path),), (files[0], files[1], files[2], files[3]), QUICK)
+    tiny = IdxDataset("tiny", (), (files[0], files[1], files[2], files[3]), patience=QUICK)
     server.answers["/f0.gz"] = status(503)
     with pytest.raises(Unavailable):
-        tiny([server.url])
+        tiny([server.url, str(tmp_path)])
     assert server.asked == ["/f0.gz"] * 3
     for file, content in zip(files, contents, strict=True):
         (tmp_path / file.name).write_bytes(content)
-    dataset = tiny([server.url])
+    dataset = tiny([server.url, str(tmp_path)])
     assert server.asked == ["/f0.gz"] * 6
     assert dataset.train.pixels.tobytes() == PIXELS
     assert dataset.test.shape == (1, 28, 28)
