@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.explorer.loading import Explored, NotExplorable
-from pipeline.figures.latent import class_places, classes, plane
+from pipeline.figures.latent import Classes, class_places, classes, plane
 from pipeline.figures.style import Page
 
 MAX_BYTES = 8_000_000
@@ -41,9 +41,17 @@ def extent(values: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
+def _marks(xy: np.ndarray, found: Classes, distance: np.ndarray) -> list[Any]:
+    """Return the name of each class that occurs, and where to write it."""
+    if not found.names:
+        return []
+    places = class_places(xy, found.numbers, distance).tolist()
+    return [[found.names[number], place] for number, place in zip(np.unique(found.numbers), places, strict=True)]
+
+
 def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str, Any]:
     results, codes = explored.results, explored.results["codes"]
-    dim, (labels, _, class_name) = codes.shape[1], classes(results)
+    dim, found = codes.shape[1], classes(results)
     sizes = [dim, *(len(bias) for _, bias in explored.layers)]
     if [weight.shape[::-1] for weight, _ in explored.layers] != list(pairwise(sizes)) or sizes[-1] != results["inputs"][0].size:
         raise IntegrityError(f"{results.title}: the decoder and the results are of different shapes; run `dvc repro`")
@@ -51,7 +59,7 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
     xy = (codes - center) @ axes.T
     frame, ranges = extent(xy), extent(codes)
     if dim == 1:
-        frame[1] = -0.7, labels.max() + 0.7
+        frame[1] = -0.7, max(len(found.names) - 1, 0) + 0.7
     if dim == 2 and results.has_prior:  # the prior is a circle
         frame = frame.mean(1, keepdims=True) + np.array([-0.5, 0.5]) * np.ptp(frame, axis=1).max()
     if results.has_prior:  # also along a dimension the model does not use
@@ -63,8 +71,8 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
         "codes": _add(blob, codes[:POINTS], "float32"),
         "center": center.tolist(),
         "axes": axes.tolist(),
-        "names": ["z₁", "z₂" if dim == 2 else class_name] if dim <= 2 else names,
-        "marks": class_places(xy, labels, 0.06 * np.ptp(frame, axis=1)).tolist() if dim > 1 and class_name else [],
+        "names": ["z₁", "z₂" if dim == 2 else found.word] if dim <= 2 else names,
+        "marks": _marks(xy, found, 0.06 * np.ptp(frame, axis=1)) if dim > 1 else [],
         "frame": frame.tolist(),
         "ranges": ranges.tolist(),
         "sliders": sorted(np.argsort(-codes.var(0), kind="stable")[:SLIDERS].tolist()) if dim > 2 else [],
@@ -86,13 +94,14 @@ def _assemble(cards: Sequence[Sequence[Explored]], first: str, others: str) -> s
     channels, *size = shown["inputs"].shape[1:]
     if channels != 1:
         raise NotExplorable(f"the explorer shows gray images; those of {shown.dataset} have {channels} channels")
-    labels, colors, class_name = classes(shown)
+    found = classes(shown)
     blob: list[bytes] = []
     data = {
         "shape": size,
-        "classes": class_name,
-        "colors": colors(range(colors.N), bytes=True)[:, :3].tolist(),
-        "labels": _add(blob, labels[:POINTS], "uint8" if colors.N <= 256 else "float32"),
+        "classes": found.word,
+        "names": found.names,
+        "colors": found.colors(range(found.colors.N), bytes=True)[:, :3].tolist(),
+        "labels": _add(blob, found.numbers[:POINTS], "uint8" if found.colors.N <= 256 else "float32"),
         "cards": [[_describe(one, blob, others if i else first) for i, one in enumerate(card)] for card in cards],
         "precision": sorted({first} | {others for card in cards if len(card) > 1}, reverse=True),
     }
