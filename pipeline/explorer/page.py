@@ -1,5 +1,6 @@
 """Write the latent explorer, a self-contained HTML page with the decoder and the codes of each model."""
 
+import hashlib
 import html
 import json
 import zlib
@@ -23,6 +24,8 @@ SLIDERS = 16
 # Of the models shown first and of a sweep's others; the first pair that fits is used. With float32 a pixel is the model's
 # own to 1e-5, with float16 to about 3e-3, less than one of 256 gray levels.
 PRECISIONS = (("float32", "float32"), ("float32", "float16"), ("float16", "float16"))
+# The page's own script and style alone, known by their hashes; no request leaves. The icon is an empty data: URL.
+POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _add(blob: list[bytes], array: np.ndarray, dtype: str) -> list[Any]:
@@ -84,6 +87,10 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
     return described
 
 
+def _csp_hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 def _name(card: Sequence[Explored]) -> str:
     name, betas = card[0].results.label, [one.results.beta or 0 for one in card]
     return name if len(card) == 1 else f"{name.split(', β')[0]}, β = {min(betas):g} to {max(betas):g}"
@@ -106,10 +113,12 @@ def _assemble(cards: Sequence[Sequence[Explored]], first: str, others: str) -> s
         "precision": sorted({first} | {others for card in cards if len(card) > 1}, reverse=True),
     }
     template = Path(__file__).with_name("explorer.html")
-    return Template(template.read_text()).substitute(
+    style, script = (template.with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
+    return Template(template.read_text("utf-8")).substitute(
+        policy=POLICY.format(style=_csp_hash(style), script=_csp_hash(script)),
         title=html.escape(f"Latent explorer on {shown.dataset}: {' and '.join(map(_name, cards))}"),
-        style=template.with_suffix(".css").read_text(),
-        script=template.with_suffix(".js").read_text(),
+        style=style,
+        script=script,
         data=json.dumps(data, sort_keys=True).replace("<", "\\u003c"),
         blob=b64encode(zlib.compress(b"".join(blob))).decode(),
     )

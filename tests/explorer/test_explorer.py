@@ -37,8 +37,11 @@ def test_page_is_self_contained_and_deterministic(dim):
     assert document == explorer(cards(dim))
     assert not re.search(r"https?:|\bsrc=|@import|url\(|\bfetch\b|XMLHttpRequest|WebSocket", document)
     assert "<title>Latent explorer on digits: AE and VAE, β = 4</title>" in document
-    assert "default-src 'none'" in document
-    assert not re.search(r"\$(title|style|script|data|blob)\b", document), "every place is filled"
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', document)[1]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    assert document.index(policy) < document.index("<style>"), "it counts for what comes after it"
+    assert not re.search(r"\$(policy|title|style|script|data|blob)\b", document), "every place is filled"
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)

@@ -291,6 +291,29 @@ def test_page_fits_its_window(opened, width):
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+TRIES = """
+const done = arguments[0], refused = new Set();
+addEventListener("securitypolicyviolation", ({ effectiveDirective }) => {
+  if (refused.add(effectiveDirective).size === 5) done([...refused].sort());
+});
+const add = (tag, content) => document.body.append(Object.assign(document.createElement(tag), content));
+add("script", { textContent: "window.ran = true" });
+add("style", { textContent: "body { color: red }" });
+add("img", { src: "http://127.0.0.1:1/" });
+document.body.setAttribute("onclick", "window.ran = true");
+fetch("http://127.0.0.1:1/").catch(() => {});
+"""
+
+
+def test_policy_lets_no_other_script_run_and_no_request_leave(chrome, pages):
+    page = Open(chrome, pages[2])
+    refused = chrome.execute_async_script(TRIES)
+    assert refused == ["connect-src", "img-src", "script-src-attr", "script-src-elem", "style-src-elem"]
+    assert page("window.ran") is None
+    page.check()
+    chrome.get("about:blank")
+
+
 @contextmanager
 def mlflow_ui():
     """Show the store on a free port, and say where."""
