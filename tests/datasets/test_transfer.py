@@ -127,6 +127,23 @@ def endless_redirect_body(handler: Handler) -> None:
     handler.forever(bytes(1 << 16))
 
 
+def endless_length_of_a_chunk(handler: Handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.begin(Transfer_Encoding="chunked")
+    handler.forever(b"0" * (1 << 16))
+
+
+def endless_trailer(handler: Handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.begin(Transfer_Encoding="chunked")
+    handler.connection.send(b"2\r\n\x1f\x8b\r\n0\r\n")
+    handler.forever(b"X: y\r\n", pause=0.001)
+
+
+def endless_continue(handler: Handler) -> None:
+    handler.forever(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.001)
+
+
 BOMB = gzip.compress(CONTENT[:16] + bytes(40_000_000), 9)
 
 
@@ -142,6 +159,9 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
     "accept and hang": (lambda handler: handler.forever(b"", pause=9), Unavailable, "timeout|gave up"),
     "redirect loop": (redirect("/images.gz"), Unavailable, "too many redirects"),
     "redirect to file:": (redirect("file:///etc/passwd"), Unavailable, "invalid schema"),
+    "endless length of a chunk": (endless_length_of_a_chunk, Unavailable, "error"),
+    "endless trailer": (endless_trailer, Unavailable, "gave up after"),
+    "endless continue": (endless_continue, Unavailable, "gave up after"),
     "no HTTP": (lambda handler: handler.wfile.write(b"garbage\r\n\r\n"), Unavailable, "protocol error|bad status|connection"),
     "truncated gzip": (body(ZIPPED[:-9]), IntegrityError, "truncated or damaged gzip"),
     "damaged gzip": (body(ZIPPED[:50] + b"\0\0\0\0" + ZIPPED[54:]), IntegrityError, "gzip|header|sha256"),
