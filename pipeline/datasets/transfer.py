@@ -67,7 +67,7 @@ class File:
     @property
     def paths(self) -> list[str]:
         """The paths in a mirror to look at, in this order."""
-        return [place + suffix for place in (self.name, *self.places) for suffix in ((".gz", "") if self.sha256 else (".gz",))]
+        return [place + suffix for place in (self.name, *self.places) for suffix in (".gz", "")]
 
     def check(self, served: bytes) -> bytes:
         """Return the uncompressed bytes. Raises IntegrityError when they are not this file."""
@@ -225,23 +225,24 @@ def _reader(mirror: str, file: File, patience: Patience) -> Callable[[str], byte
 
 
 def _from(mirror: str, file: File, patience: Patience) -> bytes:
-    problem: PipelineError | None = None
+    wrong: IntegrityError | None = None
+    reason: Unavailable | None = None
     try:
         read = _reader(mirror, file, patience)
         for path in file.paths:
             try:
                 return file.check(read(path))
             except _Missing as error:
-                problem = problem or error
+                reason = reason or error
             except IntegrityError as error:  # the file may lie at another place, undamaged
-                problem = problem if isinstance(problem, IntegrityError) else IntegrityError(f"{path}: {error}")
+                wrong = wrong or IntegrityError(f"{path}: {error}")
     except Unavailable as error:
-        problem = problem if isinstance(problem, IntegrityError) else error
+        reason = error
     except OSError as error:
-        problem = Unavailable(error.strerror or type(error).__name__)
+        reason = Unavailable(error.strerror or type(error).__name__)
     except ValueError:
-        problem = Unavailable("not a valid URL")
-    raise problem or Unavailable("no such file")
+        reason = Unavailable("not a valid URL")
+    raise wrong or reason or Unavailable("no such file")
 
 
 def fetch(file: File, mirrors: Sequence[str], patience: Patience | None = None) -> tuple[bytes, str]:
