@@ -23,6 +23,8 @@ from urllib3.exceptions import HTTPError, NameResolutionError
 from pipeline.errors import IntegrityError, PipelineError
 
 MAX_REDIRECTS = 5
+MAX_MEMBERS = 10_000  # parts of a gzip, of which millions take minutes to unpack; bgzip makes one per 64 KB
+URLS = ("http", "https")
 REPOSITORY = Path(__file__).parents[2]
 _CHUNK = _SLACK = 1 << 16  # bytes of a read, and bytes that gzip may add to what it cannot compress
 
@@ -66,8 +68,8 @@ class File:
 
     @property
     def paths(self) -> list[str]:
-        """The paths in a mirror to look at, in this order."""
-        return [place + suffix for place in (self.name, *self.places) for suffix in (".gz", "")]
+        """The paths in a mirror to look at, in this order: where the file lies in a folder of its name, that path comes last."""
+        return [f"{self.name}.gz", *(place + suffix for place in self.places for suffix in (".gz", "")), self.name]
 
     def check(self, served: bytes) -> bytes:
         """Return the uncompressed bytes. Raises IntegrityError when they are not this file."""
@@ -76,6 +78,8 @@ class File:
             raise IntegrityError("served uncompressed, but only the .gz has a published checksum")
         if zipped and self.gz_md5 and hashlib.md5(served, usedforsecurity=False).hexdigest() != self.gz_md5:
             raise IntegrityError("md5 of the .gz differs from the published one")
+        if zipped and served.count(b"\x1f\x8b\x08") > MAX_MEMBERS:
+            raise IntegrityError("a gzip of too many parts")
         try:  # reads at most one byte too many: a small gzip can hold gigabytes
             content = gzip.GzipFile(fileobj=io.BytesIO(served)).read(self.size + 1) if zipped else served
         except (EOFError, OSError, zlib.error):
@@ -214,7 +218,7 @@ def _local(path: Path, cap: int) -> bytes:
 def _reader(mirror: str, file: File, patience: Patience) -> Callable[[str], bytes]:
     """Return a function that reads a path in a mirror."""
     scheme, started, cap = _scheme(mirror), time.monotonic(), file.size + _SLACK
-    if scheme in ("http", "https"):
+    if scheme in URLS:
         parts = urlsplit(mirror)
         base = parts.path.rstrip("/")
         return lambda path: _http(parts._replace(path=f"{base}/{path}").geturl(), file.name, cap, patience, started)
@@ -234,8 +238,12 @@ def _from(mirror: str, file: File, patience: Patience) -> bytes:
                 return file.check(read(path))
             except _Missing as error:
                 reason = reason or error
-            except IntegrityError as error:  # the file may lie at another place, undamaged
+            except IntegrityError as error:
                 wrong = wrong or IntegrityError(f"{path}: {error}")
+                if (
+                    _scheme(mirror) in URLS
+                ):  # in a folder the file may lie at another place, undamaged; a server gets no second try
+                    break
     except Unavailable as error:
         reason = error
     except OSError as error:

@@ -166,6 +166,7 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
     "truncated gzip": (body(ZIPPED[:-9]), IntegrityError, "truncated or damaged gzip"),
     "damaged gzip": (body(ZIPPED[:50] + b"\0\0\0\0" + ZIPPED[54:]), IntegrityError, "gzip|header|sha256"),
     "gzip bomb": (body(BOMB), IntegrityError, "more bytes"),
+    "gzip of many parts": (body(gzip.compress(b"") * 14_000), IntegrityError, "too many parts"),
     "endless": (endless, IntegrityError, "more bytes"),
     "HTML with 200": (body(b"\n<html>log in</html>"), IntegrityError, "web page"),
     "empty": (body(b""), IntegrityError, "header"),
@@ -304,6 +305,14 @@ def test_the_body_of_a_redirect_is_not_read(server: Server) -> None:
     server.answers |= {"/images.gz": endless_redirect_body, "/moved": body(ZIPPED)}
     assert fetch(FILE, [server.url], QUICK)[0] == CONTENT
     assert server.sent < 20_000_000
+
+
+def test_a_server_of_wrong_bytes_is_not_asked_for_other_places(server: Server) -> None:
+    places = ("a/images", "b/images")
+    server.answers = {f"/{place}{end}": body(b"<html>") for place in ("images", *places) for end in (".gz", "")}
+    with pytest.raises(IntegrityError, match="web page"):
+        fetch(replace(FILE, places=places), [server.url], QUICK)
+    assert server.asked == ["/images.gz"]
 
 
 def test_neither_a_device_nor_a_pipe_is_read(tmp_path: Path) -> None:
