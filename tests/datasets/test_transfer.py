@@ -217,10 +217,11 @@ def test_a_faulty_mirror_is_named_in_time_and_the_next_one_serves(
     server.answers["/images.gz"] = answer
     secretive = server.url.replace("//", f"//user:{SECRET}@") + f"?token={SECRET}"
     started = time.monotonic()
+    patience = QUICK if "gave up" in reason else replace(QUICK, read=2, total=2)  # a busy machine may take its time
     with pytest.raises(kind, match=reason) as raised:
-        fetch(FILE, [secretive], QUICK)
+        fetch(FILE, [secretive], patience)
     assert time.monotonic() - started < 2
-    assert fetch(FILE, [secretive, str(folder)], QUICK) == (CONTENT, str(folder))
+    assert fetch(FILE, [secretive, str(folder)], patience) == (CONTENT, str(folder))
     captured = capfd.readouterr()
     assert f"127.0.0.1:{server.server_port}" in str(raised.value)
     assert SECRET not in captured.out + captured.err + str(raised.value)
