@@ -4,19 +4,26 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 STAMP := .venv/.locked
 
+PORT := 5000
+
 # The activated environment, and MLflow's telemetry off; stages call plain `python`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# DVC unpickles what lies in its site cache, so that is a folder of this user alone and not the world-writable /var/tmp/dvc.
+export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
+$(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
+
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test check ui lock clean
+.PHONY: help env repro claims test check audit ui lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-$(UV):
+$(UV): requirements-uv.txt
 	$(PYTHON) -m venv .uv
-	.uv/bin/pip install --quiet uv==0.13.9
+	.uv/bin/pip install --quiet --require-hashes --requirement requirements-uv.txt
+	touch $(UV)
 
 $(STAMP): requirements.lock pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
@@ -40,13 +47,21 @@ check: env ## Lint, format and type checks, the same as pre-commit and CI
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000
-	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
-	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+audit: $(UV) ## Look the locked packages up in the database of known vulnerabilities
+	.ci/audit
 
-lock: $(UV) ## Solve the dependencies of pyproject.toml anew
-	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
-		--custom-compile-command 'make lock' --upgrade pyproject.toml --output-file requirements.lock
+ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
+	@$(BIN)/python -c 'import socket; exit(75 * (socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0))' 2>/dev/null || test $$? != 75 || \
+		{ echo "error: another program uses port $(PORT); choose a free one: make ui PORT=$$(($(PORT) + 1))" >&2; exit 75; }
+	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+
+COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
+
+lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
+	$(UV) $(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	echo uv | $(UV) $(COMPILE) - --output-file requirements-uv.txt
+	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
 
 clean: ## Delete the checkpoints of abandoned trainings (only while none runs)
 	rm -rf .pipeline/checkpoints

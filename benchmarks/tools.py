@@ -74,7 +74,8 @@ def dvc_environment(*programs: Path) -> dict[str, str]:
     It has nothing of this repository's store, the folders of ``programs`` and of this Python come first in PATH, and
     PIPELINE_MIRROR is absolute.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    theirs = {name for name in os.environ if name.startswith(("DVC_", "MLFLOW_"))} - {"DVC_SITE_CACHE_DIR"}
+    kept = {name: value for name, value in os.environ.items() if name not in theirs}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)  # every stage would compile the package anew
     if (mirror := kept.get("PIPELINE_MIRROR", "")) and Path(mirror).is_dir():
         kept["PIPELINE_MIRROR"] = str(Path(mirror).resolve())

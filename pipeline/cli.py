@@ -1,7 +1,9 @@
 """The command ``latent``. Its commands import heavy modules when they run, so that --help and completion are fast."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[click.Context, click.Par
     return parse
 
 
+def _own_site_cache() -> None:
+    """Let DVC keep its site cache, which it unpickles, in a folder of this user alone and not in the world-writable /var/tmp."""
+    here = Path.cwd()
+    folder = next((root / ".dvc/tmp/site_cache" for root in (here, *here.parents) if (root / ".dvc").is_dir()), None)
+    if folder and "DVC_SITE_CACHE_DIR" not in os.environ:
+        with suppress(OSError):  # read-only: DVC has its own words for that
+            folder.parent.mkdir(exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            os.environ["DVC_SITE_CACHE_DIR"] = str(folder)
+
+
 @click.group(
     cls=CommandLine,
     invoke_without_command=True,
@@ -56,6 +69,8 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+        return
+    _own_site_cache()
 
 
 @main.command()

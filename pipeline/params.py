@@ -27,7 +27,7 @@ Width = Annotated[int, Field(ge=1, le=65536)]
 
 class DataParams(Section):
     name: Name = Field(description="Data set, one of pipeline/datasets; the stage ``download`` refuses an unknown name.")
-    mirror: str | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is tried before the published mirrors.")
+    mirror: str | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is asked, not the published mirrors.")
     fallback: Literal["digits"] | None = Field(description="Data set used when no mirror answers; null: stop with exit code 3.")
     val_size: float = Field(gt=0, le=0.5, description="Fraction of the training images held out for validation by ``seed``.")
 

@@ -1,6 +1,6 @@
 """Download and check the data set, and write the one prepared file that all later stages read.
 
-The mirrors are PIPELINE_MIRROR, data.mirror and the published ones, in this order.
+The mirrors are PIPELINE_MIRROR and data.mirror, in this order, or, where none of them is set, the published ones.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from stages import run, stage
 
 NOTICE = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
-!! NOT {name}: no mirror has it, so this pipeline now runs on {fallback} instead.
+!! NOT {name}: no published mirror answers, so this pipeline now runs on {fallback} instead.
 !! Tried:
 {reasons}
 !! To get {name} later, with a network:    dvc repro --force download && dvc repro
@@ -29,13 +29,20 @@ NOTICE = """\
 
 
 def obtain(data: DataParams) -> Dataset:
-    """Return ``data.name`` or, with a notice, ``data.fallback`` when no mirror has it. Wrong bytes are always an error."""
-    mirrors = [mirror for mirror in (os.environ.get("PIPELINE_MIRROR"), data.mirror) if mirror]
+    """Return ``data.name`` or, with a notice, ``data.fallback`` when no published mirror has it.
+
+    Raises Unavailable when a mirror that the user named lacks it, and IntegrityError for wrong bytes of any mirror.
+    """
+    candidates = {"PIPELINE_MIRROR": os.environ.get("PIPELINE_MIRROR"), "data.mirror": data.mirror}
+    named = {name: mirror for name, mirror in candidates.items() if mirror}
     try:
-        return load(data.name, mirrors)
+        return load(data.name, list(named.values()))
     except ValueError as error:
         raise ParamsError(f"data.name: {error}") from None
     except Unavailable as error:
+        if named:
+            where = " and ".join(named)
+            raise Unavailable(f"{error}; correct {where}, or leave it out to ask the published mirrors", error.reasons) from None
         if not data.fallback:
             raise
         reasons = "\n".join(f"!!   {reason}" for reason in error.reasons)

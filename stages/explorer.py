@@ -23,7 +23,8 @@ def main(results: Path, models: Path, sweep: Path | None, data: Path, out: Path)
         cards = add_sweep(shown, sweep, data) if sweep else [[one] for one in shown.values()]
         write(out, explorer(cards))
     except NotExplorable as error:  # a page with a note, so that the other stages' results stand
-        write(out, f"<!doctype html>\n<title>Latent explorer</title>\n<p>No explorer: {html.escape(str(error))}.</p>\n")
+        head = '<!doctype html>\n<meta charset="utf-8">\n<title>Latent explorer</title>\n'
+        write(out, f"{head}<p>No explorer: {html.escape(str(error))}.</p>\n")
         click.echo(f"explorer: {error}")
         return
     click.echo(f"explorer: {out}, {out.stat().st_size / 1e6:.1f} MB, {sum(map(len, cards))} models")

@@ -21,11 +21,18 @@ ROOT = Path(__file__).parents[1]
 MNIST = ROOT.parent / "shared" / "mnist"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _site_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site_cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC and MLflow leave variables that would lead a test to another repository or store."""
     for name in os.environ:
-        if name.startswith(("DVC_", "MLFLOW_")) and not name.startswith("MLFLOW_HTTP_REQUEST_"):
+        if name.startswith(("DVC_", "MLFLOW_")) and not name.startswith(("DVC_SITE_CACHE_DIR", "MLFLOW_HTTP_REQUEST_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tomllib
@@ -166,3 +167,17 @@ def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
+
+
+def test_dvc_keeps_its_site_cache_where_this_user_alone_can_write(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    assert "DVC_SITE_CACHE_DIR" not in os.environ
+    call("gate", "--against", "")
+    assert "DVC_SITE_CACHE_DIR" not in os.environ, "there is no repository"
+    (workspace / ".dvc").mkdir()
+    (workspace / "claims").mkdir()
+    monkeypatch.chdir(workspace / "claims")
+    call("gate", "--against", "")
+    folder = Path(os.environ["DVC_SITE_CACHE_DIR"])
+    assert folder == workspace / ".dvc/tmp/site_cache"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -1,4 +1,4 @@
-"""The data sets by name: each a function of the mirrors to try first that returns a :class:`pipeline.data.Dataset`.
+"""The data sets by name: each a function of the mirrors to ask that returns a :class:`pipeline.data.Dataset`.
 
 May import data and errors. A new data set is one file here and one entry below.
 """
@@ -14,7 +14,7 @@ DATASETS: dict[str, Source] = {"mnist": mnist, "fashion_mnist": fashion_mnist, "
 
 
 def load(name: str, mirrors: Sequence[str] = ()) -> Dataset:
-    """Return a data set, trying ``mirrors`` (folders, ``file:`` or ``http(s):`` URLs) before the published ones.
+    """Return a data set from ``mirrors`` (folders, ``file:`` or ``http(s):`` URLs) or, where none is given, the published ones.
 
     Raises ValueError for an unknown name, Unavailable when no mirror has the files (see pipeline.datasets.transfer), and
     IntegrityError when a mirror serves other bytes and none has the files.

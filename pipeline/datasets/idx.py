@@ -3,7 +3,7 @@
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -24,18 +24,24 @@ def idx_file(name: str, shape: Sequence[int], sha256: str | None = None, gz_md5:
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """Four IDX files, in the order train images, train labels, test images, test labels, and the mirrors that publish them."""
+    """Four IDX files, in the order train images, train labels, test images, test labels, and the mirrors that publish them.
+
+    ``raw`` is the folder in which torchvision keeps the files.
+    """
 
     name: str
     mirrors: tuple[str, ...]
     files: tuple[File, File, File, File]
+    raw: str = "raw"
     patience: Patience | None = None
 
     def __call__(self, mirrors: Sequence[str] = ()) -> Dataset:
-        """Return the data set from ``mirrors`` or, after those, the published ones; errors are those of :func:`fetch`."""
-        order, arrays = [*mirrors, *self.mirrors], []
+        """Return the data set from ``mirrors`` or, where none is given, the published ones; errors are those of :func:`fetch`."""
+        order, arrays = list(mirrors or self.mirrors), []
         for file in self.files:
-            content, mirror = fetch(file, order, self.patience)
+            # As Kaggle spells and nests them, and as torchvision stores them.
+            places = (file.name.replace("-idx", ".idx"), *(f"{folder}/{file.name}" for folder in (file.name, "raw", self.raw)))
+            content, mirror = fetch(replace(file, places=places), order, self.patience)
             order.sort(key=lambda other: other != mirror)  # the mirror that answered goes first: a dead one is tried once
             print(f"{file.name}: {len(content):,} bytes from {redact(mirror)}", file=sys.stderr, flush=True)
             shape = struct.unpack_from(f">{file.header[3]}I", content, 4)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import os
 import re
 import sys
 import time
@@ -13,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import requests
 from tqdm import tqdm
@@ -23,6 +23,9 @@ from urllib3.exceptions import HTTPError, NameResolutionError
 from pipeline.errors import IntegrityError, PipelineError
 
 MAX_REDIRECTS = 5
+MAX_MEMBERS = 10_000  # parts of a gzip, of which millions take minutes to unpack; bgzip makes one per 64 KB
+URLS = ("http", "https")
+REPOSITORY = Path(__file__).parents[2]
 _CHUNK = _SLACK = 1 << 16  # bytes of a read, and bytes that gzip may add to what it cannot compress
 
 
@@ -49,7 +52,7 @@ class File:
     """A file of ``size`` uncompressed bytes that begins with ``header``, and its checksum.
 
     ``sha256`` is that of the uncompressed bytes, since mirrors recompress. With ``gz_md5`` alone, the md5 of the published
-    ``.gz``, no other file is accepted.
+    ``.gz``, no other file is accepted. ``places`` are other paths in a mirror at which it may lie; each may end in ``.gz``.
     """
 
     name: str
@@ -57,10 +60,16 @@ class File:
     size: int
     sha256: str | None = None
     gz_md5: str | None = None
+    places: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.sha256 or self.gz_md5):
             raise ValueError(f"{self.name}: needs a sha256 or a gz_md5")
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths in a mirror to look at, in this order: where the file lies in a folder of its name, that path comes last."""
+        return [f"{self.name}.gz", *(place + suffix for place in self.places for suffix in (".gz", "")), self.name]
 
     def check(self, served: bytes) -> bytes:
         """Return the uncompressed bytes. Raises IntegrityError when they are not this file."""
@@ -69,6 +78,8 @@ class File:
             raise IntegrityError("served uncompressed, but only the .gz has a published checksum")
         if zipped and self.gz_md5 and hashlib.md5(served, usedforsecurity=False).hexdigest() != self.gz_md5:
             raise IntegrityError("md5 of the .gz differs from the published one")
+        if zipped and served.count(b"\x1f\x8b\x08") > MAX_MEMBERS:
+            raise IntegrityError("a gzip of too many parts")
         try:  # reads at most one byte too many: a small gzip can hold gigabytes
             content = gzip.GzipFile(fileobj=io.BytesIO(served)).read(self.size + 1) if zipped else served
         except (EOFError, OSError, zlib.error):
@@ -106,7 +117,7 @@ def redact(mirror: str) -> str:
     'https://host/mnist'
     """
     scheme, (_, slashes, rest) = _scheme(mirror), mirror.partition("://")
-    if scheme in ("", "file") and "@" not in mirror:
+    if scheme in ("", "file") and ("@" not in mirror or re.fullmatch(r"(file:(//)?)?(/(?!/)|[.~])[^:]*", mirror)):
         return mirror
     host = re.split(r"[/?#]", rest)[0]
     if not slashes or "@" in rest[len(host) :]:
@@ -162,8 +173,8 @@ def _attempt(url: str, label: str, cap: int, patience: Patience, started: float)
                 bar.total = item or None
 
 
-def _http(url: str, label: str, cap: int, patience: Patience) -> bytes:
-    started, pauses = time.monotonic(), iter(patience.backoff)
+def _http(url: str, label: str, cap: int, patience: Patience, started: float) -> bytes:
+    pauses = iter(patience.backoff)
     while True:
         try:
             return _attempt(url, label, cap, patience, started)
@@ -178,41 +189,68 @@ def _http(url: str, label: str, cap: int, patience: Patience) -> bytes:
             patience.sleep(pause)
 
 
-def _read(mirror: str, name: str, cap: int, patience: Patience) -> bytes:
-    scheme = _scheme(mirror)
-    if scheme not in ("", "file", "http", "https"):
-        raise Unavailable("refused: a mirror is a folder or a file:, http: or https: URL")
-    try:
+def _folder(mirror: str) -> Path:
+    """Return the folder of a mirror that is a path or a ``file:`` URL; a relative one is relative to the repository."""
+    path = mirror
+    if _scheme(mirror) == "file":
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(mirror.partition(":")[2])))
+        if path.startswith("//"):
+            host, _, path = path[2:].partition("/")
+            if host.lower() not in ("", "localhost"):
+                raise Unavailable("refused: a file: URL names no host; write file:///folder")
+            path = f"/{path}"
+    # `dvc exp run --temp` runs in a copy of the repository, DVC_ROOT, and a notebook in a folder of it.
+    candidates = [Path(root, os.path.expanduser(path)) for root in (os.environ.get("DVC_ROOT", ""), "", REPOSITORY)]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    is_file = any(candidate.is_file() for candidate in candidates)
+    raise Unavailable("a file; name the folder that holds it" if is_file else "no such folder")
+
+
+def _local(path: Path, cap: int) -> bytes:
+    if not path.is_file():  # also refuses a device or pipe, which may never end
+        raise _Missing("no such file in the folder")
+    with open(path, "rb") as file:
+        return file.read(cap + 1)
+
+
+def _reader(mirror: str, file: File, patience: Patience) -> Callable[[str], bytes]:
+    """Return a function that reads a path in a mirror."""
+    scheme, started, cap = _scheme(mirror), time.monotonic(), file.size + _SLACK
+    if scheme in URLS:
         parts = urlsplit(mirror)
-        if scheme.startswith("http"):
-            return _http(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl(), name, cap, patience)
-        if scheme and parts.netloc not in ("", "localhost"):
-            raise Unavailable("refused: a file: URL names no host")
-        folder = Path(url2pathname(parts.path) if scheme else mirror).expanduser()
-        if not folder.is_dir():
-            raise Unavailable("no such folder")
-        if not (folder / name).is_file():  # also refuses a device or pipe, which may never end
-            raise _Missing("no such file")
-        with open(folder / name, "rb") as file:
-            return file.read(cap + 1)
-    except OSError as error:
-        raise Unavailable(error.strerror or type(error).__name__) from None
-    except ValueError:
-        raise Unavailable("not a valid URL") from None
+        base = parts.path.rstrip("/")
+        return lambda path: _http(parts._replace(path=f"{base}/{path}").geturl(), file.name, cap, patience, started)
+    if scheme not in ("", "file") and "://" in mirror:
+        raise Unavailable("refused: a mirror is a folder or a file:, http: or https: URL")
+    folder = _folder(mirror)
+    return lambda path: _local(folder / path, cap)
 
 
 def _from(mirror: str, file: File, patience: Patience) -> bytes:
-    cap = file.size + _SLACK
+    wrong: IntegrityError | None = None
+    reason: Unavailable | None = None
     try:
-        served = _read(mirror, f"{file.name}.gz", cap, patience)
-    except _Missing as zipped:
-        if not file.sha256:
-            raise
-        try:
-            served = _read(mirror, file.name, cap, patience)
-        except _Missing:
-            raise zipped from None
-    return file.check(served)
+        read = _reader(mirror, file, patience)
+        for path in file.paths:
+            try:
+                return file.check(read(path))
+            except _Missing as error:
+                reason = reason or error
+            except IntegrityError as error:
+                wrong = wrong or IntegrityError(f"{path}: {error}")
+                if (
+                    _scheme(mirror) in URLS
+                ):  # in a folder the file may lie at another place, undamaged; a server gets no second try
+                    break
+    except Unavailable as error:
+        reason = error
+    except OSError as error:
+        reason = Unavailable(error.strerror or type(error).__name__)
+    except ValueError:
+        reason = Unavailable("not a valid URL")
+    raise wrong or reason or Unavailable("no such file")
 
 
 def fetch(file: File, mirrors: Sequence[str], patience: Patience | None = None) -> tuple[bytes, str]:

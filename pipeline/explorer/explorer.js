@@ -135,7 +135,7 @@ class Card {
     this.digit.getContext("2d").putImageData(image, 0, 0);
     const shown = this.model.sliders.length ? this.project(z) : z;
     $(".point", this.section).textContent = `(${shown.map((x) => number(x)).join(", ")})`;
-    const nearest = page.classes ? `${page.classes}\u00a0${page.labelsOf[this.near]}` : `number\u00a0${this.near + 1}`;
+    const nearest = page.classes ? `${page.classes}\u00a0${page.names[page.labelsOf[this.near]]}` : `number\u00a0${this.near + 1}`;
     $("small", this.section).textContent = `nearest test image: ${nearest}${this.held ? "; held" : ""}`;
     for (const input of this.section.querySelectorAll(".sliders input")) {
       input.value = z[input.dataset.dimension];
@@ -192,7 +192,7 @@ class Card {
     };
     draw.scale(ratio, ratio);
     Object.assign(draw, { font: "12px system-ui, sans-serif", textBaseline: "middle" });
-    const rows = page.classNumbers.map((c) => [c, `${c}`]);
+    const rows = page.names.map((name, i) => [i, name]);
     for (const [x, words] of ticks(this.frame[0])) text(words, this.at([x, 0])[0], this.size - MARGIN + 14, "center");
     for (const [y, words] of model.center.length > 1 ? ticks(this.frame[1]) : rows) text(words, MARGIN - 7, this.at([0, y])[1], "right");
     text(model.names[0], MARGIN + inner / 2, this.size - 8, "center");
@@ -228,7 +228,7 @@ class Card {
       }
     }
     draw.font = "bold 15px system-ui, sans-serif";
-    model.marks.forEach((mark, i) => halo(`${page.classNumbers[i]}`, ...this.at(mark)));
+    for (const [name, place] of model.marks) halo(name, ...this.at(place));
     draw.restore();
   }
 
@@ -274,14 +274,13 @@ async function start() {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   page.labelsOf = array(page.labels);
-  page.classNumbers = page.classes ? [...new Set(page.labelsOf)].sort((a, b) => a - b) : [];
-  $("#legend").append(...page.classNumbers.map((c) => {
-    const entry = element("span", { textContent: c });
-    entry.style.setProperty("--color", `rgb(${page.colors[c]})`);
+  $("#legend").append(...page.names.map((name, i) => {
+    const entry = element("span", { textContent: name });
+    entry.style.setProperty("--color", `rgb(${page.colors[i]})`);
     return entry;
   }));
   $("#legend").hidden = !page.classes;
-  $("#legend").setAttribute("aria-label", `colors of the ${page.classNumbers.length} classes`);
+  $("#legend").setAttribute("aria-label", `colors of the ${page.names.length} classes`);
   $("#precision").textContent = page.precision.includes("float16")
     ? `Weights in ${page.precision.join(" and ")}, so that all models fit in one file: a pixel's gray level may be off by one in 256.`
     : "Weights in float32: the pixels are the model's own.";

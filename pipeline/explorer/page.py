@@ -1,5 +1,6 @@
 """Write the latent explorer, a self-contained HTML page with the decoder and the codes of each model."""
 
+import hashlib
 import html
 import json
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.explorer.loading import Explored, NotExplorable
-from pipeline.figures.latent import class_places, classes, plane
+from pipeline.figures.latent import Classes, class_places, classes, plane
 from pipeline.figures.style import Page
 
 MAX_BYTES = 8_000_000
@@ -23,6 +24,8 @@ SLIDERS = 16
 # Of the models shown first and of a sweep's others; the first pair that fits is used. With float32 a pixel is the model's
 # own to 1e-5, with float16 to about 3e-3, less than one of 256 gray levels.
 PRECISIONS = (("float32", "float32"), ("float32", "float16"), ("float16", "float16"))
+# The page's own script and style alone, known by their hashes; no request leaves. The icon is an empty data: URL.
+POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _add(blob: list[bytes], array: np.ndarray, dtype: str) -> list[Any]:
@@ -41,9 +44,17 @@ def extent(values: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
+def _marks(xy: np.ndarray, found: Classes, distance: np.ndarray) -> list[Any]:
+    """Return the name of each class that occurs, and where to write it."""
+    if not found.names:
+        return []
+    places = class_places(xy, found.numbers, distance).tolist()
+    return [[found.names[number], place] for number, place in zip(np.unique(found.numbers), places, strict=True)]
+
+
 def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str, Any]:
     results, codes = explored.results, explored.results["codes"]
-    dim, (labels, _, class_name) = codes.shape[1], classes(results)
+    dim, found = codes.shape[1], classes(results)
     sizes = [dim, *(len(bias) for _, bias in explored.layers)]
     if [weight.shape[::-1] for weight, _ in explored.layers] != list(pairwise(sizes)) or sizes[-1] != results["inputs"][0].size:
         raise IntegrityError(f"{results.title}: the decoder and the results are of different shapes; run `dvc repro`")
@@ -51,7 +62,7 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
     xy = (codes - center) @ axes.T
     frame, ranges = extent(xy), extent(codes)
     if dim == 1:
-        frame[1] = -0.7, labels.max() + 0.7
+        frame[1] = -0.7, max(len(found.names) - 1, 0) + 0.7
     if dim == 2 and results.has_prior:  # the prior is a circle
         frame = frame.mean(1, keepdims=True) + np.array([-0.5, 0.5]) * np.ptp(frame, axis=1).max()
     if results.has_prior:  # also along a dimension the model does not use
@@ -63,8 +74,8 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
         "codes": _add(blob, codes[:POINTS], "float32"),
         "center": center.tolist(),
         "axes": axes.tolist(),
-        "names": ["z₁", "z₂" if dim == 2 else class_name] if dim <= 2 else names,
-        "marks": class_places(xy, labels, 0.06 * np.ptp(frame, axis=1)).tolist() if dim > 1 and class_name else [],
+        "names": ["z₁", "z₂" if dim == 2 else found.word] if dim <= 2 else names,
+        "marks": _marks(xy, found, 0.06 * np.ptp(frame, axis=1)) if dim > 1 else [],
         "frame": frame.tolist(),
         "ranges": ranges.tolist(),
         "sliders": sorted(np.argsort(-codes.var(0), kind="stable")[:SLIDERS].tolist()) if dim > 2 else [],
@@ -74,6 +85,10 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
         values, ends = results["confidence_map"], results["map_axes"][:, [0, -1]].tolist()
         described["map"] = {"values": _add(blob, np.rint(255 * values), "uint8"), "shape": values.shape, "frame": ends}
     return described
+
+
+def _csp_hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _name(card: Sequence[Explored]) -> str:
@@ -86,21 +101,24 @@ def _assemble(cards: Sequence[Sequence[Explored]], first: str, others: str) -> s
     channels, *size = shown["inputs"].shape[1:]
     if channels != 1:
         raise NotExplorable(f"the explorer shows gray images; those of {shown.dataset} have {channels} channels")
-    labels, colors, class_name = classes(shown)
+    found = classes(shown)
     blob: list[bytes] = []
     data = {
         "shape": size,
-        "classes": class_name,
-        "colors": colors(range(colors.N), bytes=True)[:, :3].tolist(),
-        "labels": _add(blob, labels[:POINTS], "uint8" if colors.N <= 256 else "float32"),
+        "classes": found.word,
+        "names": found.names,
+        "colors": found.colors(range(found.colors.N), bytes=True)[:, :3].tolist(),
+        "labels": _add(blob, found.numbers[:POINTS], "uint8" if found.colors.N <= 256 else "float32"),
         "cards": [[_describe(one, blob, others if i else first) for i, one in enumerate(card)] for card in cards],
         "precision": sorted({first} | {others for card in cards if len(card) > 1}, reverse=True),
     }
     template = Path(__file__).with_name("explorer.html")
-    return Template(template.read_text()).substitute(
+    style, script = (template.with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
+    return Template(template.read_text("utf-8")).substitute(
+        policy=POLICY.format(style=_csp_hash(style), script=_csp_hash(script)),
         title=html.escape(f"Latent explorer on {shown.dataset}: {' and '.join(map(_name, cards))}"),
-        style=template.with_suffix(".css").read_text(),
-        script=template.with_suffix(".js").read_text(),
+        style=style,
+        script=script,
         data=json.dumps(data, sort_keys=True).replace("<", "\\u003c"),
         blob=b64encode(zlib.compress(b"".join(blob))).decode(),
     )

@@ -1,7 +1,8 @@
 """The latent space: where test images lie in it, and maps over it."""
 
+from typing import NamedTuple
+
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
@@ -10,7 +11,9 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
 from pipeline.evaluation.results import Results
-from pipeline.figures.style import CLASS_COLORS, INK, PENCIL, Page, color_bar, panels
+from pipeline.figures.style import CLASS_COLORS, INK, PENCIL, Page, color_bar, distinct_colors, panels
+
+MAX_TICKS = 30  # of a color bar
 
 
 def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -29,14 +32,27 @@ def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return center, axes, [f"component {i} ({share:.0%} of variance)" for i, share in enumerate(shares, 1)]
 
 
-def classes(results: Results) -> tuple[np.ndarray, ListedColormap, str]:
-    """Return the class ``[N]`` of each test image, a color for each class, and what a class is called: nothing without labels."""
+class Classes(NamedTuple):
+    """The classes of the test images: the number of each image's class ``[N]``, a name and a color for each class.
+
+    ``word`` is what a class is called. It is empty, and so are the names, for images without labels, which have one color.
+    """
+
+    numbers: np.ndarray
+    names: list[str]
+    colors: ListedColormap
+    word: str
+
+
+def classes(results: Results) -> Classes:
+    """Return the classes that occur; with labels 0 to 9 at most, a label keeps its number and color where others are missing."""
     if "labels" not in results:
-        return np.zeros(len(results["codes"]), np.int64), ListedColormap(CLASS_COLORS[3:4]), ""
-    number = int(results["labels"].max()) + 1
-    turbo = colormaps["turbo"](np.linspace(0.05, 0.95, number)).tolist()
-    colors = ListedColormap(CLASS_COLORS[:number] if number <= len(CLASS_COLORS) else turbo)
-    return results["labels"], colors, "digit" if results.dataset in ("mnist", "digits") else "class"
+        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[3:4]), "")
+    known, numbers = np.unique(results["labels"], return_inverse=True)
+    if known[0] >= 0 and known[-1] < len(CLASS_COLORS):
+        known, numbers = np.arange(known[-1] + 1), results["labels"]
+    word = "digit" if results.dataset in ("mnist", "digits") else "class"
+    return Classes(numbers, [str(label) for label in known], ListedColormap(distinct_colors(len(known))), word)
 
 
 def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
@@ -45,19 +61,19 @@ def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
     center, axes, names = plane(codes)
     xy: np.ndarray = (codes - center) @ axes.T
     if codes.shape[1] == 1:
-        labels, _, class_name = classes(results)
+        found = classes(results)
         strip = np.arange(len(codes)) * 0.618034 % 1 - 0.5  # steps of the golden ratio fill a strip evenly
-        xy[:, 1] = labels[:points] + 0.7 * strip
-        names = [*names, class_name]
+        xy[:, 1] = found.numbers[:points] + 0.7 * strip
+        names = [*names, found.word]
     return xy, names
 
 
-def class_places(xy: np.ndarray, labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Return where to write the number of each class that occurs ``[K, 2]``: at the median of its points ``[N, 2]``.
+def class_places(xy: np.ndarray, numbers: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Return where to write the name of each class that occurs ``[K, 2]``: at the median of its points ``[N, 2]``.
 
     The places are moved apart until no two are closer than ``distance`` of each axis.
     """
-    at = np.array([np.median(xy[labels == label], axis=0) for label in np.unique(labels)])
+    at = np.array([np.median(xy[numbers == number], axis=0) for number in np.unique(numbers)])
     at = at / distance
     for _ in range(100):
         away = at[:, None] - at + 1e-9 * np.triu(np.ones((len(at),) * 2), 1)[..., None]
@@ -67,32 +83,35 @@ def class_places(xy: np.ndarray, labels: np.ndarray, distance: np.ndarray) -> np
 
 
 def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
-    """Draw codes colored by class with class numbers, and the prior, if any, as circles; ``scale`` sizes dots and numbers."""
+    """Draw codes colored by class with the classes' names, and the prior, if any, as circles; ``scale`` sizes dots and names."""
     xy, (xlabel, ylabel) = project(results, points)
-    (labels, colors, class_name), dimensions = classes(results), results["codes"].shape[1]
-    labels, halo = labels[:points], [withStroke(linewidth=3.5, foreground="white")]
-    ax.scatter(xy[:, 0], xy[:, 1], 18 * scale**2, color=colors(labels), alpha=0.85, linewidths=0)
+    found, dimensions = classes(results), results["codes"].shape[1]
+    numbers, halo = found.numbers[:points], [withStroke(linewidth=3.5, foreground="white")]
+    ax.scatter(xy[:, 0], xy[:, 1], 18 * scale**2, color=found.colors(numbers), alpha=0.85, linewidths=0)
     ax.set(title=results.title, xlabel=xlabel, ylabel=ylabel)
     if dimensions == 1:
-        ax.set_yticks(np.unique(labels) if class_name else [])
+        ticks = np.unique(numbers)[:: -(-len(found.names) // MAX_TICKS)] if found.names else numbers[:0]
+        ax.set_yticks(ticks, [found.names[number] for number in ticks])
         return
     if dimensions == 2 and results.has_prior:
         ax.set_aspect("equal", "datalim")
         for radius, text in enumerate(("1σ", "2σ", "3σ of the prior"), 1):
             ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.9, ls=(0, (4, 3)), zorder=0.5))
             ax.text(radius * 0.7071, -radius * 0.7071, text, fontsize=10 * scale, va="center", path_effects=halo)
-    if class_name:
-        places = class_places(xy, labels, np.maximum(0.06 * np.ptp(xy, axis=0), 1e-9))
-        for label, (x, y) in zip(np.unique(labels), places, strict=True):
-            ax.text(x, y, str(label), fontsize=15 * scale, weight="bold", ha="center", va="center", path_effects=halo)
+    if found.names:
+        places = class_places(xy, numbers, np.maximum(0.06 * np.ptp(xy, axis=0), 1e-9))
+        for number, (x, y) in zip(np.unique(numbers), places, strict=True):
+            ax.text(x, y, found.names[number], fontsize=15 * scale, weight="bold", ha="center", va="center", path_effects=halo)
 
 
 def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results) -> None:
     """Add the color bar of the classes that the scatters share, where there are labels."""
-    _, colors, class_name = classes(results)
-    if class_name:
-        mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, colors.N), colors.N), colors)
-        bar = color_bar(figure, axes, mappable, ticks=range(0, colors.N, -(-colors.N // 20)), label=class_name)
+    found = classes(results)
+    if number := len(found.names):
+        mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, number), number), found.colors)
+        bar = color_bar(figure, axes, mappable, label=found.word)
+        ticks = range(0, number, -(-number // MAX_TICKS))
+        bar.set_ticks(ticks, labels=[found.names[tick] for tick in ticks])
         bar.ax.minorticks_off()
         bar.ax.tick_params(length=0)
 

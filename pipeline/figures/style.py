@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageChops, ImageOps
 
@@ -93,11 +94,21 @@ def color_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, colors: Scala
     return bar
 
 
+def distinct_colors(number: int) -> list[str]:
+    """Return as many colors: the first of :data:`CLASS_COLORS` for up to ten, else those of a rainbow."""
+    if number <= len(CLASS_COLORS):
+        return CLASS_COLORS[:number]
+    rainbow: Any = colormaps["turbo"]
+    at, known = np.linspace(0.05, 0.95, number), np.linspace(0, 1, len(rainbow.colors))
+    return [
+        to_hex(color) for color in np.transpose([np.interp(at, known, channel) for channel in zip(*rainbow.colors, strict=True)])
+    ]
+
+
 def series_colors(names: Iterable[str]) -> dict[str, str]:
-    """Return a color for each name: :data:`MODEL_COLORS` for up to six, else the ten of the classes over and over."""
+    """Return a color for each name: :data:`MODEL_COLORS` for up to six, else :func:`distinct_colors`."""
     names = list(dict.fromkeys(names))
-    colors = MODEL_COLORS if len(names) <= len(MODEL_COLORS) else CLASS_COLORS
-    return {name: colors[index % len(colors)] for index, name in enumerate(names)}
+    return dict(zip(names, MODEL_COLORS if len(names) <= len(MODEL_COLORS) else distinct_colors(len(names)), strict=False))
 
 
 def tiles(ax: Axes, images: np.ndarray, gap: int = 2) -> float:

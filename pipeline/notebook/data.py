@@ -27,9 +27,12 @@ class ImageTensors(TensorDataset):
 def _obtain(name: str) -> Dataset:
     if PREPARED.exists() and (prepared := load_dataset(PREPARED)).name == name:
         return prepared
+    named = [mirror for mirror in [os.environ.get("PIPELINE_MIRROR")] if mirror]
     try:
-        return datasets.load(name, [mirror for mirror in [os.environ.get("PIPELINE_MIRROR")] if mirror])
+        return datasets.load(name, named)
     except Unavailable as error:
+        if named:
+            raise
         warnings.warn(f"NOT {name}: no mirror has it ({error}); these are scikit-learn's 1,797 digits instead", stacklevel=3)
         return datasets.load("digits")
 
@@ -39,8 +42,8 @@ def load_mnist(batch_size: int = 128, *, name: str = "mnist", val_size: float = 
 
     ``name`` is ``mnist``, ``fashion_mnist``, ``kmnist`` or ``digits``; ``val_size`` the fraction of the training images that is
     held out for validation, by ``seed``. The images are read from ``data/dataset.safetensors`` if it holds this data set, else
-    downloaded, first from a folder or URL in the environment variable ``PIPELINE_MIRROR``. Without a network they are
-    scikit-learn's digits, with a warning. The training images are shuffled.
+    downloaded, from the folder or URL in the environment variable ``PIPELINE_MIRROR`` if it is set, which must have them. Without
+    it and without a network they are scikit-learn's digits, with a warning. The training images are shuffled.
     """
     dataset = _obtain(name)
     train, val = holdout(dataset.train, val_size, seed)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 
+SITE_CACHE = "DVC_SITE_CACHE_DIR"
 Sides = dict[str, tuple[Any, Any]]
 """Values by name: at the other revision, and here; None where a side has none."""
 
@@ -49,7 +50,9 @@ def dvc(*arguments: str) -> str:
     if program is None:
         raise ComparisonError("no dvc in PATH; run `make env` and activate .venv")
     # The variables of a dvc that runs this one would lead it to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if name == SITE_CACHE or not name.startswith(("DVC_", "MLFLOW_"))
+    }
     done = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]

@@ -3,12 +3,14 @@
 import gzip
 import hashlib
 import itertools
+import os
 import socket
 import struct
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -125,6 +127,23 @@ def endless_redirect_body(handler: Handler) -> None:
     handler.forever(bytes(1 << 16))
 
 
+def endless_length_of_a_chunk(handler: Handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.begin(Transfer_Encoding="chunked")
+    handler.forever(b"0" * (1 << 16))
+
+
+def endless_trailer(handler: Handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.begin(Transfer_Encoding="chunked")
+    handler.connection.send(b"2\r\n\x1f\x8b\r\n0\r\n")
+    handler.forever(b"X: y\r\n", pause=0.001)
+
+
+def endless_continue(handler: Handler) -> None:
+    handler.forever(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.001)
+
+
 BOMB = gzip.compress(CONTENT[:16] + bytes(40_000_000), 9)
 
 
@@ -140,10 +159,14 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
     "accept and hang": (lambda handler: handler.forever(b"", pause=9), Unavailable, "timeout|gave up"),
     "redirect loop": (redirect("/images.gz"), Unavailable, "too many redirects"),
     "redirect to file:": (redirect("file:///etc/passwd"), Unavailable, "invalid schema"),
+    "endless length of a chunk": (endless_length_of_a_chunk, Unavailable, "error"),
+    "endless trailer": (endless_trailer, Unavailable, "gave up after"),
+    "endless continue": (endless_continue, Unavailable, "gave up after"),
     "no HTTP": (lambda handler: handler.wfile.write(b"garbage\r\n\r\n"), Unavailable, "protocol error|bad status|connection"),
     "truncated gzip": (body(ZIPPED[:-9]), IntegrityError, "truncated or damaged gzip"),
     "damaged gzip": (body(ZIPPED[:50] + b"\0\0\0\0" + ZIPPED[54:]), IntegrityError, "gzip|header|sha256"),
     "gzip bomb": (body(BOMB), IntegrityError, "more bytes"),
+    "gzip of many parts": (body(gzip.compress(b"") * 14_000), IntegrityError, "too many parts"),
     "endless": (endless, IntegrityError, "more bytes"),
     "HTML with 200": (body(b"\n<html>log in</html>"), IntegrityError, "web page"),
     "empty": (body(b""), IntegrityError, "header"),
@@ -154,8 +177,12 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
 }
 LOCAL_FAULTS = {
     "no such folder": ("absent", "no such folder"),
-    "file as mirror": ("file:///etc/passwd", "no such folder"),
+    "no such user": ("~no-such-user/mnist", "no such folder"),
+    "file as mirror": ("file:///etc/passwd", "a file; name the folder"),
     "file: with a host": ("file://host/folder", "refused"),
+    "file: with NUL": ("file:///a%00b", "no such folder"),
+    "too long a name": ("x" * 300, "name too long"),
+    "folder without the file": (str(Path(__file__).parent), "no such file in the folder"),
     "other scheme": ("ftp://127.0.0.1/", "refused: a mirror is"),
     "bad port": ("http://127.0.0.1:port/", "invalid url"),
     "bad host": ("http://[::/", "not a valid URL"),
@@ -190,10 +217,11 @@ def test_a_faulty_mirror_is_named_in_time_and_the_next_one_serves(
     server.answers["/images.gz"] = answer
     secretive = server.url.replace("//", f"//user:{SECRET}@") + f"?token={SECRET}"
     started = time.monotonic()
+    patience = QUICK if "gave up" in reason else replace(QUICK, read=2, total=2)  # a busy machine may take its time
     with pytest.raises(kind, match=reason) as raised:
-        fetch(FILE, [secretive], QUICK)
+        fetch(FILE, [secretive], patience)
     assert time.monotonic() - started < 2
-    assert fetch(FILE, [secretive, str(folder)], QUICK) == (CONTENT, str(folder))
+    assert fetch(FILE, [secretive, str(folder)], patience) == (CONTENT, str(folder))
     captured = capfd.readouterr()
     assert f"127.0.0.1:{server.server_port}" in str(raised.value)
     assert SECRET not in captured.out + captured.err + str(raised.value)
@@ -204,7 +232,7 @@ def test_a_faulty_mirror_is_named_in_time_and_the_next_one_serves(
 def test_a_mirror_that_cannot_be_one_is_refused_and_the_next_one_serves(fault: str, folder: Path) -> None:
     mirror, reason = LOCAL_FAULTS[fault]
     with pytest.raises(Unavailable, match=reason):
-        fetch(FILE, [mirror], QUICK)
+        fetch(FILE, [mirror], replace(QUICK, total=10))
     assert fetch(FILE, [mirror, str(folder)], QUICK)[0] == CONTENT
 
 
@@ -223,6 +251,18 @@ def test_retries_are_bounded_and_a_missing_file_is_not_asked_for_again(server: S
     with pytest.raises(Unavailable):
         fetch(FILE, [server.url], QUICK)
     assert server.asked[3:] == ["/images.gz", "/images"]
+
+
+def test_all_places_of_a_file_share_the_time_of_a_mirror(server: Server) -> None:
+    def late(handler: Handler) -> None:
+        server.over.wait(0.15)
+        status(404)(handler)
+
+    server.answers = dict.fromkeys((f"/{place}/images{end}" for place in range(9) for end in (".gz", "")), late)
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="gave up after"):
+        fetch(replace(FILE, places=tuple(f"{place}/images" for place in range(9))), [server.url], QUICK)
+    assert time.monotonic() - started < 2
 
 
 def test_what_cannot_pass_is_not_retried(server: Server) -> None:
@@ -268,10 +308,63 @@ def test_the_body_of_a_redirect_is_not_read(server: Server) -> None:
     assert server.sent < 20_000_000
 
 
+def test_a_server_of_wrong_bytes_is_not_asked_for_other_places(server: Server) -> None:
+    places = ("a/images", "b/images")
+    server.answers = {f"/{place}{end}": body(b"<html>") for place in ("images", *places) for end in (".gz", "")}
+    with pytest.raises(IntegrityError, match="web page"):
+        fetch(replace(FILE, places=places), [server.url], QUICK)
+    assert server.asked == ["/images.gz"]
+
+
 def test_neither_a_device_nor_a_pipe_is_read(tmp_path: Path) -> None:
     (tmp_path / "images.gz").symlink_to("/dev/zero")
     with pytest.raises(Unavailable, match="no such file"):
         fetch(FILE, [str(tmp_path)], QUICK)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "100%", "50%20", "größe", "ば", "it's", "a@b", "a#b", "a?b", "a:b", "file:a", "MNIST,v1", "a\\b"]
+)
+def test_a_folder_of_any_name_is_a_mirror(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "images").write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forms = [str(folder), f"{folder}/", folder.as_uri(), f"{folder.as_uri()}/", f"./{name}", f"~/{name}"]
+    forms += [folder.as_uri().replace("file:", "FILE:"), *([] if name == "file:a" else [name])]
+    forms += [f"file://{folder}", f"file://localhost{folder}"] if "%2" not in name else []
+    for form in forms:
+        assert fetch(FILE, [form], QUICK) == (CONTENT, form)
+
+
+def test_bytes_that_are_not_utf_8_may_name_a_folder(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "images").write_bytes(CONTENT)
+    for mirror in (str(folder), f"file://{tmp_path}/%ff"):
+        assert fetch(FILE, [mirror], QUICK)[0] == CONTENT
+
+
+def test_a_relative_folder_is_that_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "repo" / "mnist").mkdir(parents=True)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "repo" / "mnist" / "images.gz").write_bytes(ZIPPED)
+    monkeypatch.chdir(tmp_path / "copy")  # where `dvc exp run --temp` runs a stage
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repo"))
+    for mirror in ("mnist", "mnist/", "./mnist", "../repo/mnist", "file:mnist"):
+        assert fetch(FILE, [mirror], QUICK) == (CONTENT, mirror)
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setattr("pipeline.datasets.transfer.REPOSITORY", tmp_path / "repo")  # a notebook runs in its own folder
+    assert fetch(FILE, ["mnist"], QUICK)[0] == CONTENT
+
+
+def test_a_damaged_file_does_not_hide_a_second_one_that_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "images.gz").write_bytes(ZIPPED[:-9])
+    with pytest.raises(IntegrityError, match=r"images\.gz: truncated or damaged gzip"):
+        fetch(FILE, [str(tmp_path)], QUICK)
+    (tmp_path / "images").write_bytes(CONTENT)
+    assert fetch(FILE, [str(tmp_path)], QUICK)[0] == CONTENT
 
 
 def test_with_only_the_md5_of_the_gzip_nothing_but_that_gzip_is_accepted(tmp_path: Path, server: Server) -> None:
@@ -283,7 +376,7 @@ def test_with_only_the_md5_of_the_gzip_nothing_but_that_gzip_is_accepted(tmp_pat
         with pytest.raises(IntegrityError, match=reason):
             file.check(served)
     (tmp_path / "images").write_bytes(CONTENT)
-    with pytest.raises(Unavailable):
+    with pytest.raises(IntegrityError, match=r"only the \.gz has a published checksum"):
         fetch(file, [str(tmp_path)], QUICK)
     with pytest.raises(ValueError, match="sha256"):
         File("images", b"", 1)
@@ -308,7 +401,9 @@ def test_no_credential_survives_redaction(mirror: str) -> None:
     assert SECRET not in redact(mirror)
 
 
-@pytest.mark.parametrize("mirror", ["/data/mnist", "mnist", "file:///data", "https://host:8443/path/"])
+@pytest.mark.parametrize(
+    "mirror", ["/data/mnist", "mnist", "file:///data", "https://host:8443/path/", "/data/me@lab", "~/me@lab", "file:///me@lab"]
+)
 def test_a_mirror_without_credentials_is_shown_as_it_is(mirror: str) -> None:
     assert redact(mirror) == mirror
 
@@ -319,14 +414,14 @@ def test_a_dead_mirror_is_waited_for_once_and_a_missing_first_file_ends_it(tmp_p
         idx_file(f"f{i}", (SHAPE, (300,))[i % 2], sha256=hashlib.sha256(content).hexdigest())
         for i, content in enumerate(contents)
     ]
-    tiny = IdxDataset("tiny", (str(tmp_path),), (files[0], files[1], files[2], files[3]), QUICK)
+    tiny = IdxDataset("tiny", (), (files[0], files[1], files[2], files[3]), patience=QUICK)
     server.answers["/f0.gz"] = status(503)
     with pytest.raises(Unavailable):
-        tiny([server.url])
+        tiny([server.url, str(tmp_path)])
     assert server.asked == ["/f0.gz"] * 3
     for file, content in zip(files, contents, strict=True):
         (tmp_path / file.name).write_bytes(content)
-    dataset = tiny([server.url])
+    dataset = tiny([server.url, str(tmp_path)])
     assert server.asked == ["/f0.gz"] * 6
     assert dataset.train.pixels.tobytes() == PIXELS
     assert dataset.test.shape == (1, 28, 28)

@@ -14,6 +14,7 @@ from stages.explorer import main
 SHAPE = (1, 28, 28)
 SWEEP = (0.5, 2.0, 8.0)
 LABELS = np.arange(300) % 10
+LETTERS = np.where(np.arange(300) < 26, np.arange(300) + 65, 66)  # of class 65 there is one, the others than 66 are rare
 
 
 def trained(name, dim, beta, hidden=(32, 16), seed=0):
@@ -31,13 +32,13 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (len(LABELS), *SHAPE)).astype(np.uint8)
 
 
-def results(name, dim, beta, weights_md5="", with_labels=True, with_map=False):
+def results(name, dim, beta, weights_md5="", labels=LABELS, with_map=False):
     arrays = {
         "codes": np.random.default_rng(dim).normal(LABELS[:, None] % 4, 0.3, (len(LABELS), dim)).astype(np.float32),
         "inputs": images()[:10] / np.float32(255),
     }
-    if with_labels:
-        arrays["labels"] = LABELS
+    if labels is not None:
+        arrays["labels"] = labels
     if with_map:
         arrays |= {"map_axes": np.linspace(-1, 4, 5) * np.ones((2, 1)), "confidence_map": np.linspace(0, 1, 25).reshape(5, 5)}
     return Results("digits", name, beta, 0, [], weights_md5, arrays)
@@ -62,7 +63,7 @@ def workspace(folder, dim, hidden=(32, 16), **options):
         save_results(folder / "results" / path.name, made)
     for seed, beta in enumerate(SWEEP, 1):
         save_weights(folder / "sweep" / f"{beta}.safetensors", trained("vae", dim, beta, hidden, seed))
-    test = Images(images(), LABELS if options.get("with_labels", True) else None)
+    test = Images(images(), options.get("labels", LABELS))
     save_dataset(folder / "dataset.safetensors", Dataset("digits", test, test))
 
 

@@ -22,7 +22,7 @@ from pipeline.models.weights import save_weights
 from pipeline.storage import md5, save_arrays
 from pipeline.tracking import store
 from stages import explorer as explorer_stage
-from tests.explorer.explorer_examples import cards, decoder, results, stage, trained, workspace
+from tests.explorer.explorer_examples import LABELS, LETTERS, cards, decoder, results, stage, trained, workspace
 
 DIMENSIONS = (1, 2, 3, 16)
 
@@ -37,16 +37,31 @@ def test_page_is_self_contained_and_deterministic(dim):
     assert document == explorer(cards(dim))
     assert not re.search(r"https?:|\bsrc=|@import|url\(|\bfetch\b|XMLHttpRequest|WebSocket", document)
     assert "<title>Latent explorer on digits: AE and VAE, β = 4</title>" in document
-    assert "default-src 'none'" in document
-    assert not re.search(r"\$(title|style|script|data|blob)\b", document), "every place is filled"
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', document)[1]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    assert document.index(policy) < document.index("<style>"), "it counts for what comes after it"
+    assert not re.search(r"\$(policy|title|style|script|data|blob)\b", document), "every place is filled"
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 def test_page_without_labels_has_one_color_and_no_class_numbers(dim):
-    page = data(explorer(cards(dim, with_labels=False)))
+    page = data(explorer(cards(dim, labels=None)))
     assert (page["classes"], len(page["colors"])) == ("", 1)
     assert all(model["marks"] == [] for card in page["cards"] for model in card)
     assert data(explorer(cards(dim)))["classes"] == "digit"
+
+
+@pytest.mark.parametrize("dim", DIMENSIONS)
+def test_each_of_many_classes_has_its_name_and_color(dim, monkeypatch):
+    monkeypatch.setattr("pipeline.explorer.page.POINTS", 5)  # a class may have no point that is shown
+    page = data(explorer(cards(dim, labels=LETTERS)))
+    names = [str(label) for label in range(65, 91)]
+    assert page["names"] == names
+    assert len({tuple(color) for color in page["colors"]}) == 26
+    for (model,) in page["cards"]:
+        assert [name for name, _ in model["marks"]] == (names if dim > 1 else [])
+        assert dim > 1 or model["frame"][1] == [-0.7, 25.7]
 
 
 def test_only_a_model_with_a_prior_has_its_circles():
@@ -146,9 +161,9 @@ def test_stage_writes_the_same_page_each_time_and_logs_it_to_each_run(tmp_path, 
     assert '"map"' not in stage(tmp_path).read_text()
 
 
-@pytest.mark.parametrize("with_labels", [True, False])
-def test_sweep_adds_its_models_to_the_card_of_their_kind(tmp_path, runs, with_labels):
-    workspace(tmp_path, 2, with_labels=with_labels)
+@pytest.mark.parametrize("labels", [LABELS, LETTERS, None])
+def test_sweep_adds_its_models_to_the_card_of_their_kind(tmp_path, runs, labels):
+    workspace(tmp_path, 2, labels=labels)
     first = stage(tmp_path).read_bytes()
     assert stage(tmp_path, "--sweep", str(tmp_path / "empty")).read_bytes() == first
     swept = data(stage(tmp_path, "--sweep", str(tmp_path / "sweep")).read_text())

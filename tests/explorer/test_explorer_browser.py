@@ -22,7 +22,7 @@ from pipeline.data import intensities
 from pipeline.models.weights import load_weights
 from pipeline.tracking import store
 from tests.explorer.browser import browser, complaints, missing, requests
-from tests.explorer.explorer_examples import images, stage, workspace
+from tests.explorer.explorer_examples import LABELS, LETTERS, images, stage, workspace
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,13 @@ def pages(tmp_path_factory) -> dict[str | int, Path]:
     made: dict[str | int, Path] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "find", lambda md5: SimpleNamespace(log_file=lambda path: None))
-        for kind in (1, 2, 16, "sweep", "unlabeled", "half"):
+        for kind in (1, 2, 16, "sweep", "unlabeled", "letters", "half"):
             if kind == "half":
                 patch.setattr("pipeline.explorer.page.PRECISIONS", [("float16", "float16")])
             folder = tmp_path_factory.mktemp(str(kind))
             dim = kind if isinstance(kind, int) else 2
-            workspace(folder, dim, (512, 256) if kind == 2 else (32, 16), with_labels=kind != "unlabeled")
+            labels = {"unlabeled": None, "letters": LETTERS}.get(kind, LABELS)
+            workspace(folder, dim, (512, 256) if kind == 2 else (32, 16), labels=labels)
             made[kind] = stage(folder, *(["--sweep", str(folder / "sweep")] if kind == "sweep" else []))
     return made
 
@@ -262,6 +263,17 @@ def test_page_without_labels_numbers_the_test_images(opened):
     assert not page.driver.find_element(By.ID, "legend").is_displayed()
 
 
+def test_many_classes_are_named_by_their_labels(opened):
+    page = opened("letters")
+    page.check()
+    shown = page.driver.find_elements(By.CSS_SELECTOR, "#legend span")
+    assert [entry.text for entry in shown] == [str(label) for label in range(65, 91)]
+    assert len({entry.get_attribute("style") for entry in shown}) == 26
+    page.hover(0, 30, 60)
+    small = page.driver.find_element(By.CSS_SELECTOR, "small").text
+    assert small == f"nearest test image: digit {LETTERS[page('cards[0].near')]}"
+
+
 def test_float16_weights_are_read_as_torch_reads_them(opened):
     page = opened("half")
     page.check(half=True)
@@ -277,6 +289,29 @@ def test_page_fits_its_window(opened, width):
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     assert page("document.documentElement.scrollWidth") <= width
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+TRIES = """
+const done = arguments[0], refused = new Set();
+addEventListener("securitypolicyviolation", ({ effectiveDirective }) => {
+  if (refused.add(effectiveDirective).size === 5) done([...refused].sort());
+});
+const add = (tag, content) => document.body.append(Object.assign(document.createElement(tag), content));
+add("script", { textContent: "window.ran = true" });
+add("style", { textContent: "body { color: red }" });
+add("img", { src: "http://127.0.0.1:1/" });
+document.body.setAttribute("onclick", "window.ran = true");
+fetch("http://127.0.0.1:1/").catch(() => {});
+"""
+
+
+def test_policy_lets_no_other_script_run_and_no_request_leave(chrome, pages):
+    page = Open(chrome, pages[2])
+    refused = chrome.execute_async_script(TRIES)
+    assert refused == ["connect-src", "img-src", "script-src-attr", "script-src-elem", "style-src-elem"]
+    assert page("window.ran") is None
+    page.check()
+    chrome.get("about:blank")
 
 
 @contextmanager

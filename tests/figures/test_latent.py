@@ -47,17 +47,36 @@ def test_class_numbers_at_one_place_are_moved_apart():
     assert min(np.linalg.norm(a - b) for a, b in combinations(places, 2)) > 0.8
 
 
-@pytest.mark.parametrize("number", [1, 4, 10, 11, 25, 300])
-def test_each_class_has_its_own_color_number_and_place_in_the_color_bar(number):
-    results = make(points=max(60, number), classes=number)
-    colors = classes(results)[1]
-    assert len(colors.colors) == number
-    assert len({tuple(color) for color in colors(range(number))}) == number or number > 256
-    assert number > 10 or colors.colors == CLASS_COLORS[:number]
+LABELS = {str(number): range(number) for number in (1, 4, 10, 11, 26, 300)}
+LABELS |= {"one to 26": range(1, 27), "codes of letters": range(65, 91), "with gaps": (-1, 3, 7, 10**9), "one alone": (5000,)}
+
+
+def labeled(labels, **options):
+    results = make(points=max(60, len(labels)), classes=len(labels), **options)
+    return replace(results, arrays=results.arrays | {"labels": np.array(labels)[results["labels"]]})
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("labels", LABELS)
+def test_each_class_has_its_own_color_name_and_place_in_the_color_bar(labels, dimensions):
+    labels = LABELS[labels]
+    results = labeled(labels, dimensions=dimensions)
+    found, number = classes(results), len(labels)
+    assert found.names == [str(label) for label in labels]
+    assert found.colors.N == len(set(found.colors.colors)) == number
+    assert number > 10 or found.colors.colors == CLASS_COLORS[:number]
     panel, bar = draw("latent", Page({"vae": results})).axes
     assert bar.get_ylim() == (-0.5, number - 0.5)
-    assert 0 < len(bar.get_yticks()) <= 20
-    assert {str(label) for label in range(number)} <= {text.get_text() for text in panel.texts}
+    assert 0 < len(bar.get_yticks()) <= 30
+    assert [label.get_text() for label in bar.get_yticklabels()] == found.names[:: -(-number // 30)]
+    shown = panel.get_yticklabels() if dimensions == 1 else panel.texts
+    assert set(found.names if number <= 30 or dimensions > 1 else found.names[::10]) <= {text.get_text() for text in shown}
+
+
+def test_a_digit_keeps_its_color_where_another_one_is_missing():
+    found = classes(labeled((0, 2, 7)))
+    assert found.colors.colors == CLASS_COLORS[:8]
+    assert set(found.numbers) == {0, 2, 7}
 
 
 def test_codes_without_labels_have_one_color_and_no_numbers():

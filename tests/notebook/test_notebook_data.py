@@ -48,10 +48,13 @@ def test_digits_replace_a_data_set_that_no_mirror_has_with_a_warning(tmp_path, m
 
     monkeypatch.setattr(data, "PREPARED", tmp_path / "none")
     monkeypatch.setattr(data.datasets, "load", load)
-    monkeypatch.setenv("PIPELINE_MIRROR", "/nowhere")
-    with pytest.warns(UserWarning, match=r"NOT mnist.*/nowhere.*1,797 digits instead"):
+    monkeypatch.delenv("PIPELINE_MIRROR", raising=False)
+    with pytest.warns(UserWarning, match=r"NOT mnist.*no such folder.*1,797 digits instead"):
         train, _, _ = load_mnist()
     assert train.dataset.name == "digits"
+    monkeypatch.setenv("PIPELINE_MIRROR", "/nowhere")
+    with pytest.raises(Unavailable, match="/nowhere"):
+        load_mnist()
 
 
 def test_images_without_labels_are_loaded_without_labels():

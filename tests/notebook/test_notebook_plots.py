@@ -54,6 +54,14 @@ def test_models_are_shown_the_same_images_of_a_shuffled_loader(plot, trained, lo
     assert isinstance(plot(trained, loader), Figure)
 
 
+def test_classes_of_any_number_and_label_are_named(trained, loaders):
+    images, labels = loaders[2].dataset.tensors
+    loader = DataLoader(TensorDataset(images, 65 + torch.arange(len(labels)) % 26), 100)
+    *_, bar = visualize_latent_space(trained["vae"], loader).axes
+    assert [label.get_text() for label in bar.get_yticklabels()] == [str(label) for label in range(65, 91)]
+    assert bar.get_ylim() == (-0.5, 25.5)
+
+
 def test_history_of_one_model_or_several_is_plotted(trained, tmp_path):
     history = trained["vae"].history
     single = plot_training_history(history, save_path=tmp_path / "plot.pdf")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ files = [replace(file, sha256=hashlib.sha256(content).hexdigest()) for file, con
 if folder := sys.argv.pop(1):
     for file, content in zip(files, contents):
         Path(folder, file.name).write_bytes(content)
-DATASETS["mnist"] = IdxDataset("mnist", (), tuple(files), Patience(read=60, total=60, backoff=()))
+published = ("http://127.0.0.1:1/",)
+DATASETS["mnist"] = IdxDataset("mnist", published, tuple(files), patience=Patience(read=60, total=60, backoff=()))
 try:
     run(main)
 finally:
@@ -109,8 +111,7 @@ def test_the_mirror_of_the_environment_goes_before_that_of_the_params(stage: Sta
 
 
 def test_the_fallback_is_loud_and_named(stage: Stage) -> None:
-    stage.params(mirror="/absent")
-    code, _, err = stage(mirror=f"http://user:{SECRET}@127.0.0.1:1/")
+    code, _, err = stage()
     assert code == 0
     notice = [line for line in err.splitlines() if line.startswith("!!")]
     assert len(notice) > 6
@@ -118,11 +119,9 @@ def test_the_fallback_is_loud_and_named(stage: Stage) -> None:
         "NOT mnist",
         "digits instead",
         "http://127.0.0.1:1/:",
-        "/absent: no such folder",
         "dvc repro --force download",
     ):
         assert any(expected in line for line in notice)
-    assert SECRET not in err
     assert load_dataset(stage.folder / "data/dataset.safetensors").name == "digits"
     summary = json.loads((stage.folder / "metrics/data.json").read_text())
     assert (summary["name"], summary["requested"]) == ("digits", "mnist")
@@ -130,10 +129,42 @@ def test_the_fallback_is_loud_and_named(stage: Stage) -> None:
 
 def test_without_a_fallback_it_stops_with_one_line(stage: Stage) -> None:
     stage.params(fallback="null")
-    code, out, err = stage(mirror="/absent")
+    code, out, err = stage()
     assert (code, out, stage.written) == (3, "", set())
-    assert err.splitlines()[-1] == "error: f0: /absent: no such folder"
+    assert err.splitlines()[-1].startswith("error: f0: http://127.0.0.1:1/: ")
     assert "Traceback" not in err
+
+
+def hold(folder: Path) -> str:
+    folder.joinpath("held").mkdir()
+    return str(folder / "held")
+
+
+def file(folder: Path) -> str:
+    folder.joinpath("f0").write_bytes(b"")
+    return str(folder / "f0")
+
+
+NAMED: dict[str, tuple[Callable[[Path], str], str]] = {
+    "missing": (lambda _: "/absent", "/absent: no such folder"),
+    "empty": (hold, "/held: no such file in the folder"),
+    "a file": (file, "/f0: a file; name the folder that holds it"),
+    "no server": (lambda _: f"http://user:{SECRET}@127.0.0.1:1/", "http://127.0.0.1:1/: "),
+    "no such scheme": (lambda _: f"s3://{SECRET}@bucket", "s3://bucket: refused"),
+}
+
+
+@pytest.mark.parametrize(("kind", "where"), list(zip(NAMED, ["PIPELINE_MIRROR", "data.mirror"] * 3, strict=False)))
+def test_a_mirror_that_the_user_named_and_that_has_nothing_stops_it(kind: str, where: str, stage: Stage) -> None:
+    make, reason = NAMED[kind]
+    mirror = make(stage.folder)
+    stage.params(mirror=mirror if where == "data.mirror" else "null")
+    code, out, err = stage(mirror=mirror if where != "data.mirror" else None)
+    assert (code, out, stage.written) == (3, "", set())
+    assert reason in err.splitlines()[-1]
+    assert f"correct {where}, or leave it out" in err.splitlines()[-1]
+    assert "!!" not in err
+    assert SECRET not in err
 
 
 def test_wrong_bytes_are_no_reason_to_fall_back(stage: Stage) -> None:

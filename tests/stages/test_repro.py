@@ -25,6 +25,7 @@ BIN = Path(sys.executable).parent
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "PIPELINE_"))}
+    kept["DVC_SITE_CACHE_DIR"] = os.environ["DVC_SITE_CACHE_DIR"]
     return kept | {"PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
