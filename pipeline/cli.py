@@ -127,10 +127,11 @@ def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classi
 
 
 @main.command()
-def sync() -> None:
+@click.option("--deleted", is_flag=True, help="Bring back runs that were deleted in MLflow, too.")
+def sync(deleted: bool) -> None:
     """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
     from pipeline.tracking.store import store_uri
     from pipeline.tracking.sync import sync as complete
 
-    known, changed = complete()
+    known, changed = complete(deleted)
     click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {store_uri()}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 
@@ -103,6 +103,7 @@ class Record:
     metrics: dict[str, float]
     has_data: bool
     model_id: str | None
+    is_deleted: bool
 
     @classmethod
     def of(cls, entity: mlflow.entities.Run) -> Self:
@@ -111,14 +112,15 @@ class Record:
         models = entity.outputs.model_outputs if entity.outputs else []
         has_data = bool(entity.inputs and entity.inputs.dataset_inputs)
         model_id = models[-1].model_id if models else None
-        return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id)
+        deleted = info.lifecycle_stage == "deleted"
+        return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id, deleted)
 
 
 class Run:
-    """An MLflow run to log to. No call raises: the first failure is a warning, and later calls do nothing.
+    """An MLflow run to log to. No call raises: the first ``failure`` is a warning, and later calls do nothing.
 
     After a slow call logging pauses: points are queued for one batch, and what sync can restore is skipped. A run to ``complete``
-    never pauses, logs only what the store lacks, and counts it in ``added``. ``id`` is None where there is no run.
+    never pauses or warns, logs only what the store lacks, and counts it in ``added``. ``id`` is None where there is no run.
     """
 
     def __init__(self, client: Client | None = None, info: mlflow.entities.RunInfo | None = None, complete: bool = False) -> None:
@@ -127,7 +129,7 @@ class Run:
         self._start: int = info.start_time if info else 0
         self._end = (info.end_time or info.start_time) if info and complete else None
         self._queue: list[tuple[str, float, int, int]] = []  # key, value, milliseconds since 1970, step
-        self._pause_end, self.added = 0.0, Counter[str]()
+        self._pause_end, self.added, self.failure = 0.0, Counter[str](), cast(Exception | None, None)
         self._held = self.record() if complete else None
         self._files = self.files() if complete else {}
 
@@ -147,8 +149,9 @@ class Run:
         try:
             return call(self._client, self.id)
         except Exception as error:  # no error of MLflow, its server or its disk may stop a training
-            warn(error)
-            self._client = None
+            if not self._complete:
+                warn(error)
+            self._client, self.failure = None, error
             return None
         finally:
             took = time.perf_counter() - begun
@@ -272,8 +275,10 @@ class Run:
         return Path(found) if found else None
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Send the queued points and set the status; a completed run keeps its end time."""
+        """Send the queued points and set the status; a completed run keeps its end time, and one that lacked nothing all."""
         self.flush()
+        if self._held and self._held.status == status and not +self.added:
+            return
         self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:
