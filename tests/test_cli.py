@@ -166,3 +166,30 @@ def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
+
+
+def test_a_command_in_a_sub_folder_works_in_the_root(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    passed: dict[str, Any] = {}
+
+    def write_report(against: str, out: Path, rules: Path | None) -> None:
+        passed.update(folder=Path.cwd(), out=out, rules=rules)
+
+    fake(monkeypatch, "pipeline.reporting.report", write_report=write_report)
+    (workspace / ".dvc").mkdir()
+    (workspace / "sub" / "sub").mkdir(parents=True)
+    monkeypatch.chdir("sub/sub")
+    result = call("report", "--rules", "mine.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == f"note: working in {workspace}\n"
+    assert passed == {"folder": workspace, "out": Path("report"), "rules": workspace / "sub" / "sub" / "mine.yaml"}
+    assert call("report", "--rules", "mine.yaml").stderr == "", "in the root, there is nothing to say"
+    assert passed["rules"] == Path("mine.yaml")
+
+
+def test_every_command_finds_the_root(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    (workspace / ".dvc").mkdir()
+    (workspace / "sub").mkdir()
+    for name in main.commands:
+        monkeypatch.chdir(workspace / "sub")
+        call(name, "--no-such-option")
+        assert Path.cwd() == workspace, name

@@ -15,11 +15,12 @@ from dvc.api import DVCFileSystem
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import IntegrityError, ParamsError
+from pipeline.errors import IntegrityError, ParamsError, PipelineError
 from pipeline.storage import write
 from pipeline.tracking.run import reason
 
 LOCKS = ("dvc.lock", "claims/dvc.lock")
+_SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path below, so nothing else passes
 
 
@@ -114,6 +115,11 @@ def _parse(lock: bytes) -> list[Stage]:
     return [stage for name, entry in content.get("stages", {}).items() if (stage := Stage.of(str(name), entry))]
 
 
+def _damaged(path: str, error: Exception) -> IntegrityError:
+    cure = f"`git checkout HEAD -- {path}` brings the committed one back, else delete it and run `dvc repro`"
+    return IntegrityError(f"{path}: {reason(error)}; {cure}")
+
+
 @cache  # once each, as one server that is down fails for many files
 def _note(problem: str) -> None:
     click.echo(f"note: DVC could not read a file ({problem})", err=True)
@@ -158,8 +164,7 @@ class Source:
                     raise IntegrityError(f"{path}: no such file; {cure}") from None
             except Exception as error:  # what _parse or DVC raises, whose own exceptions are not in its API
                 if not self.commit:
-                    cure = f"`git checkout HEAD -- {path}` brings the committed one back, else delete it and run `dvc repro`"
-                    raise IntegrityError(f"{path}: {reason(error)}; {cure}") from None
+                    raise _damaged(path, error) from None
                 name = self.tags.get("dvc.exp.name", "the baseline of an experiment")
                 click.echo(f"sync: {name} ({self.commit[:7]}) is left out: {path}: {reason(error)}", err=True)
                 return []
@@ -220,11 +225,56 @@ def _workspace() -> DVCFileSystem:
     return files
 
 
+def locked_stages() -> list[Stage]:
+    """Return the stages of the lock files in the current folder. Raises IntegrityError when one is damaged."""
+    found = list[Stage]()
+    for path in LOCKS:
+        try:
+            found += _parse(Path(path).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
+    return found
+
+
+def read_locked(path: str) -> bytes:
+    """Return the bytes of an output in the workspace. Raises IntegrityError when they are not those of dvc.lock."""
+    content = Path(path).read_bytes()
+    for stage in locked_stages():
+        if path in stage.outs and not has_md5(content, stage.outs[path], stage.is_dvc2):
+            raise IntegrityError(f"{path}: not the file of dvc.lock; delete it and run `dvc repro`")
+    return content
+
+
+def read_at(commit: str, path: str) -> bytes | None:
+    """Return the bytes of an output in a revision, None where DVC has none. Raises IntegrityError when they are damaged."""
+    try:
+        config = _workspace().repo.config
+        files = DVCFileSystem(rev=commit, config={section: config[section] for section in _SECTIONS})
+        info = files.info(f"/{path}").get("dvc_info", {})
+        content = bytes(files.cat_file(f"/{path}"))
+    except FileNotFoundError:
+        return None
+    except PipelineError:
+        raise
+    except Exception as error:  # as in Source.read
+        _note(reason(error))
+        return None
+    md5 = str(info.get("md5") or info.get("md5-dos2unix") or "")
+    if md5 and not has_md5(content, md5, "md5-dos2unix" in info):
+        stored = files.repo.cache.local.oid_to_path(md5)
+        raise IntegrityError(
+            f"{stored}: damaged, not the {path} of {commit}; delete it, then `dvc fetch -A` brings it from a remote"
+        )
+    return content
+
+
 def sources(scratch: Path) -> list[Source]:
     """Return the commits that experiments started from, the experiments, oldest first, and the workspace."""
     workspace = _workspace()
     # The configuration in a commit would resolve a relative cache.dir differently and lack remotes that were added later.
-    config = {section: workspace.repo.config[section] for section in ("core", "cache", "remote")}
+    config = {section: workspace.repo.config[section] for section in _SECTIONS}
 
     def at(commit: str, **tags: str) -> Source:
         exp_tags = {f"dvc.exp.{key}": value for key, value in tags.items()}
