@@ -31,6 +31,7 @@ _CLIENT_DEFAULTS = {  # telemetry and logging level are read when mlflow is impo
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints a server's address with user and password
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # below it, MLflow prints the traceback of an error that it raises as well
 }
 
@@ -47,8 +48,8 @@ def load_mlflow() -> ModuleType:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an exception as one line, without an SQL statement and without credentials."""
-    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error))[0]
+    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
+    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
     return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
