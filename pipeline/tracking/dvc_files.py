@@ -11,8 +11,8 @@ import click
 
 from pipeline.errors import IntegrityError
 from pipeline.storage import flatten, load_arrays, load_json
+from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_repo import Source, Stage
-from pipeline.tracking.run import reason
 
 # What reading a file of another version, or one that a user wrote, can raise.
 UNREADABLE = (IntegrityError, ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)

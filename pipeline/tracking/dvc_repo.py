@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import IntegrityError, ParamsError, PipelineError
 from pipeline.storage import write
-from pipeline.tracking.run import reason
+from pipeline.tracking.database import reason
 
 LOCKS = ("dvc.lock", "claims/dvc.lock")
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are

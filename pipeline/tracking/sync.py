@@ -19,9 +19,10 @@ from pipeline.data import Shape
 from pipeline.errors import AccessError, BusyError, IntegrityError
 from pipeline.storage import load_json
 from pipeline.tracking import events, store
+from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_repo import Source, Stage, sources
-from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run, finite, reason, text
+from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run, finite, text
 
 
 class Training:
