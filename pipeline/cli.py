@@ -12,8 +12,29 @@ import click
 from pipeline import __version__
 from pipeline.errors import PipelineError, one_line
 
+
+def _root() -> Path | None:
+    """Return the repository's root, if the current folder is one of its sub-folders."""
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    return None if root == here else root
+
+
+class PathFromHere(click.Path):
+    """A path on the command line, relative to the folder where it was typed; a default is relative to the root."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path:
+        """Return the path for a command that runs in the root."""
+        source = context.get_parameter_source(param.name) if context and param and param.name else None
+        typed = context.find_root().obj if context and source is click.core.ParameterSource.COMMANDLINE else None
+        return Path(typed or "", value)
+
+
+PATH = PathFromHere()
 AGAINST = click.option("--against", default="origin/main", show_default=True, help="The revision to compare with.")
-RULES = click.option("--rules", default="gate.yaml", show_default=True, type=Path, help="The metrics and their tolerances.")
+RULES = click.option(
+    "--rules", type=PATH, help="Metrics and their tolerances.  [default: gate.yaml of --against, else the one here]"
+)
 
 
 class CommandLine(click.Group):
@@ -43,9 +64,8 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[click.Context, click.Par
 
 def _own_site_cache() -> None:
     """Let DVC keep its site cache, which it unpickles, in a folder of this user alone and not in the world-writable /var/tmp."""
-    here = Path.cwd()
-    folder = next((root / ".dvc/tmp/site_cache" for root in (here, *here.parents) if (root / ".dvc").is_dir()), None)
-    if folder and "DVC_SITE_CACHE_DIR" not in os.environ:
+    folder = Path.cwd() / ".dvc/tmp/site_cache"
+    if Path(".dvc").is_dir() and "DVC_SITE_CACHE_DIR" not in os.environ:
         with suppress(OSError):  # read-only: DVC has its own words for that
             folder.parent.mkdir(exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -65,8 +85,12 @@ def _own_site_cache() -> None:
 def main(context: click.Context) -> None:
     """Work with the pipeline's results: compare runs and revisions, sweep beta, complete MLflow's runs.
 
-    Run it from the root of the repository. `dvc repro` runs the pipeline itself.
+    It works in the root of the repository, wherever it is called there. `dvc repro` runs the pipeline itself.
     """
+    if root := _root():
+        context.obj = Path.cwd()
+        click.echo(f"note: working in {root}", err=True)
+        os.chdir(root)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
         return
@@ -78,7 +102,7 @@ def main(context: click.Context) -> None:
 @click.option("--dataset", help="Only runs on this data set.")
 @click.option("--model", help="Only runs of this model.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, help="Only runs with this tag, key=value; repeatable.")
-@click.option("--out", default="compare", show_default=True, type=Path, help="Folder for png, csv and html.")
+@click.option("--out", default="compare", show_default=True, type=PATH, help="Folder for png, csv and html.")
 @click.option("--dpi", default=110, show_default=True, type=click.IntRange(50, 600), help="Dots per inch of the png.")
 def compare(experiment: str | None, dataset: str | None, model: str | None, tags: dict[str, str], out: Path, dpi: int) -> None:
     """Compare MLflow's runs: a table here, figures in --out."""
@@ -99,25 +123,26 @@ def compare(experiment: str | None, dataset: str | None, model: str | None, tags
 @main.command()
 @AGAINST
 @RULES
-def gate(against: str, rules: Path) -> None:
+def gate(against: str, rules: Path | None) -> None:
     """Check whether a metric got worse than at another revision.
 
     The exit code is 1 when a metric got worse than --rules allow, and 2 when the two sides cannot be compared.
     """
-    from pipeline.params import load_yaml
-    from pipeline.reporting.gate import Gate, summary, verdicts
+    from pipeline.reporting.gate import load_rules, summary, verdicts
     from pipeline.reporting.revision import metrics
 
-    found = verdicts(load_yaml(rules, Gate), metrics(against), against)
-    click.echo(summary(found, against))
+    sides = metrics(against)
+    wanted, origin = load_rules(rules, against)
+    found = verdicts(wanted, sides, against)
+    click.echo(f"{summary(found, against)}\n{origin}")
     sys.exit(any(verdict.worse for verdict in found))
 
 
 @main.command()
 @AGAINST
-@click.option("--out", default="report", show_default=True, type=Path, help="Folder of report.md, its images and comment.md.")
+@click.option("--out", default="report", show_default=True, type=PATH, help="Folder of report.md, its images and comment.md.")
 @RULES
-def report(against: str, out: Path, rules: Path) -> None:
+def report(against: str, out: Path, rules: Path | None) -> None:
     """Write what changed since another revision: report.md, and comment.md without images."""
     from pipeline.reporting.report import write_report
 
@@ -128,10 +153,10 @@ def report(against: str, out: Path, rules: Path) -> None:
 @main.command()
 @click.option("--betas", default="0.5,1,2,4,8", show_default=True, callback=_numbers(float), help="Weights of the KL term.")
 @click.option("--seeds", default="1", show_default=True, callback=_numbers(int), help="Seeds; each with every beta.")
-@click.option("--params", default="params.yaml", show_default=True, type=Path, help="All other params.")
-@click.option("--data", default="data/dataset.safetensors", show_default=True, type=Path, help="The prepared data set.")
-@click.option("--classifier", default="models/classifier.safetensors", show_default=True, type=Path, help="The classifier.")
-@click.option("--out", default="models/sweep", show_default=True, type=Path, help="Folder for weights and histories.")
+@click.option("--params", default="params.yaml", show_default=True, type=PATH, help="All other params.")
+@click.option("--data", default="data/dataset.safetensors", show_default=True, type=PATH, help="The prepared data set.")
+@click.option("--classifier", default="models/classifier.safetensors", show_default=True, type=PATH, help="The classifier.")
+@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder for weights and histories.")
 def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classifier: Path, out: Path) -> None:
     """Train a VAE for each of --betas and --seeds."""
     from pipeline.params import load_params
@@ -142,10 +167,12 @@ def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classi
 
 
 @main.command()
-def sync() -> None:
+@click.option("--deleted", is_flag=True, help="Bring back runs that were deleted in MLflow, too.")
+def sync(deleted: bool) -> None:
     """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
+    from pipeline.errors import redact
     from pipeline.tracking.store import store_uri
     from pipeline.tracking.sync import sync as complete
 
-    known, changed = complete()
-    click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {store_uri()}")
+    known, changed = complete(deleted)
+    click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {redact(store_uri())}")

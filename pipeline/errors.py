@@ -1,12 +1,24 @@
 """Errors that a user can act on: a message of one line and an exit code, the same for stages and commands."""
 
 import errno
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED = 5, 74, 130
-_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+_SECRET_NAME = re.compile("PASSWORD|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY")
+# A password may hold any character, so what stands before the last @ of a word is hidden. Paths may hold @, ? and # as well.
+_IN_URLS = [
+    (re.compile(r"((?<!sqlite)(?<!file):|(?<![:/\w]))//\S*@"), r"\1//"),
+    (re.compile(r"://[^/\s]*@"), "://"),
+    (re.compile(r"((?<!sqlite)(?<!file)://[^\s?#]*)[?#]\S+"), r"\1?***"),
+    (re.compile(r"([?&][^\s=&]*(?:token|key|secret|pass|sig|cred)[^\s=&]*=)[^\s&]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"\b(https?:)(?!//)\S+"), r"\1***"),
+    (re.compile(r"^[^\s/:]+:(?!//)\S*@(?=\S*$)"), ""),
+]
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
 
 
 class PipelineError(Exception):
@@ -39,6 +51,26 @@ class BusyError(PipelineError):
     exit_code = 75
 
 
+class AccessError(PipelineError):
+    """The server does not let this user read or write what is needed."""
+
+    exit_code = 77
+
+
+def redact(text: str) -> str:
+    """Return a text without user, password, query and fragment of its URLs, and without secrets of the environment.
+
+    >>> redact("no answer from https://me:secret@host/mnist?key=secret")
+    'no answer from https://host/mnist?***'
+    """
+    for name, value in os.environ.items():
+        if len(value) > 3 and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    for pattern, shown in _IN_URLS:
+        text = pattern.sub(shown, text)
+    return text
+
+
 def describe(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code of an error that the user can act on, None for any other."""
     import click
@@ -51,7 +83,7 @@ def describe(error: Exception) -> tuple[str, int] | None:
         return "interrupted", INTERRUPTED
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
-    if isinstance(error, OSError) and error.errno in _NO_SPACE_ERRNOS:
+    if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
         return f"{error.filename or 'output'}: {error.strerror}; make room or make it writable, then run again", NO_SPACE
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         return f"out of memory ({error}); lower train.batch_size or the hidden_dims", OUT_OF_MEMORY
@@ -66,5 +98,5 @@ def one_line() -> Iterator[None]:
     except Exception as error:
         if not (known := describe(error)):
             raise
-        print(f"error: {' '.join(known[0].split())}", file=sys.stderr)
+        print(f"error: {' '.join(redact(known[0]).split())}", file=sys.stderr)
         sys.exit(known[1])

@@ -134,7 +134,7 @@ def load_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file of this pipeline. Raises IntegrityError naming the file when it is missing or damaged."""
     try:
         values = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from None
     if not isinstance(values, dict):
         raise IntegrityError(f"{path}: not a mapping; delete it and run `dvc repro`")

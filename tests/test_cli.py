@@ -105,7 +105,7 @@ def test_a_mistake_in_the_options_is_one_line(arguments: list[str], message: str
 
 
 def test_an_error_of_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync() -> None:
+    def sync(deleted: bool) -> None:
         raise DivergedError("not finite")
 
     fake(monkeypatch, "pipeline.tracking.sync", sync=sync)
@@ -115,7 +115,7 @@ def test_an_error_of_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_sync_says_how_many_runs_changed(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    fake(monkeypatch, "pipeline.tracking.sync", sync=lambda: (7, 2))
+    fake(monkeypatch, "pipeline.tracking.sync", sync=lambda deleted: (7, 2))
     result = call("sync")
     assert result.stdout == "sync: 7 trainings in DVC's files, 2 of them new or incomplete in http://server\n"
     assert result.exit_code == 0
@@ -181,3 +181,30 @@ def test_dvc_keeps_its_site_cache_where_this_user_alone_can_write(workspace: Pat
     folder = Path(os.environ["DVC_SITE_CACHE_DIR"])
     assert folder == workspace / ".dvc/tmp/site_cache"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_command_in_a_sub_folder_works_in_the_root(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    passed: dict[str, Any] = {}
+
+    def write_report(against: str, out: Path, rules: Path | None) -> None:
+        passed.update(folder=Path.cwd(), out=out, rules=rules)
+
+    fake(monkeypatch, "pipeline.reporting.report", write_report=write_report)
+    (workspace / ".dvc").mkdir()
+    (workspace / "sub" / "sub").mkdir(parents=True)
+    monkeypatch.chdir("sub/sub")
+    result = call("report", "--rules", "mine.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == f"note: working in {workspace}\n"
+    assert passed == {"folder": workspace, "out": Path("report"), "rules": workspace / "sub" / "sub" / "mine.yaml"}
+    assert call("report", "--rules", "mine.yaml").stderr == "", "in the root, there is nothing to say"
+    assert passed["rules"] == Path("mine.yaml")
+
+
+def test_every_command_finds_the_root(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    (workspace / ".dvc").mkdir()
+    (workspace / "sub").mkdir()
+    for name in main.commands:
+        monkeypatch.chdir(workspace / "sub")
+        call(name, "--no-such-option")
+        assert Path.cwd() == workspace, name

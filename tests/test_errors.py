@@ -7,7 +7,9 @@ import click
 import pytest
 
 from pipeline import errors
-from pipeline.errors import PipelineError, describe, one_line
+from pipeline.errors import PipelineError, describe, one_line, redact
+
+SECRET = "hunter2-canary"
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,59 @@ def test_an_error_ends_the_process_with_one_line(capsys: pytest.CaptureFixture[s
         raise errors.IntegrityError("a:\n  two lines")
     assert caught.value.code == 3
     assert capsys.readouterr().err == "error: a: two lines\n"
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        f"https://user:{SECRET}@host/path",
+        f"https://{SECRET}@host/",
+        f"https://host/path?token={SECRET}",
+        f"https://host/path#{SECRET}",
+        f"https://user:a/{SECRET}@host/",
+        f"https://user:a?{SECRET}@host/",
+        f"https://user:a@{SECRET}/b@host/",
+        f"https:{SECRET}",
+        f"user:{SECRET}@host/path",
+        f"//user:{SECRET}@host/path",
+    ],
+)
+def test_no_credential_survives_redaction(mirror: str) -> None:
+    assert SECRET not in redact(mirror)
+    if "//" in mirror:
+        assert SECRET not in redact(f"the store {mirror} does not answer")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql+psycopg2://me:{SECRET}@host:5432/mlflow is down",
+        f"Max retries exceeded with url: /api?experiment=1&X-Amz-Signature={SECRET} (refused)",
+        f"file://me:{SECRET}@host/x",
+        f"header Basic {SECRET}",
+    ],
+)
+def test_no_credential_survives_in_a_sentence(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "Basic" in text:
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    with pytest.raises(SystemExit), one_line():
+        raise PipelineError(text)
+    assert SECRET not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/mnist",
+        "mnist",
+        "file:///data",
+        "https://host:8443/path/",
+        "sqlite:////home/me@work/a#b/mlflow.db",
+        "dvc.yaml: stage evaluate@vae: beta: -1 is not allowed",
+        "[Errno 2] no such file: 'a//b@c'",
+    ],
+)
+def test_a_text_without_credentials_is_shown_as_it_is(text: str) -> None:
+    assert redact(text) == text

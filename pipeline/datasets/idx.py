@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 
 from pipeline.data import Dataset, Images
-from pipeline.datasets.transfer import File, Patience, fetch, redact
+from pipeline.datasets.transfer import File, Patience, fetch
+from pipeline.errors import redact
 
 
 def idx_file(name: str, shape: Sequence[int], sha256: str | None = None, gz_md5: str | None = None) -> File:

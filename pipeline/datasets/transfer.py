@@ -20,7 +20,7 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, NameResolutionError
 
-from pipeline.errors import IntegrityError, PipelineError
+from pipeline.errors import IntegrityError, PipelineError, redact
 
 MAX_REDIRECTS = 5
 MAX_MEMBERS = 10_000  # parts of a gzip, of which millions take minutes to unpack; bgzip makes one per 64 KB
@@ -108,21 +108,6 @@ class Patience:
 def _scheme(mirror: str) -> str:
     match = re.match(r"([a-z][a-z0-9+.-]*):", mirror, re.IGNORECASE)
     return match[1].lower() if match else ""
-
-
-def redact(mirror: str) -> str:
-    """Return a mirror for the log, without user, password, query and fragment; ``***`` where they cannot be told apart.
-
-    >>> redact("https://me:secret@host/mnist?key=secret")
-    'https://host/mnist'
-    """
-    scheme, (_, slashes, rest) = _scheme(mirror), mirror.partition("://")
-    if scheme in ("", "file") and ("@" not in mirror or re.fullmatch(r"(file:(//)?)?(/(?!/)|[.~])[^:]*", mirror)):
-        return mirror
-    host = re.split(r"[/?#]", rest)[0]
-    if not slashes or "@" in rest[len(host) :]:
-        return f"{scheme}:***"
-    return f"{scheme}://{re.split(r'[?#]', rest)[0].rpartition('@')[2]}"
 
 
 def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | int | Exception]") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import ParamsError
@@ -79,10 +80,10 @@ def texts(table: pd.DataFrame) -> Iterator[list[str]]:
 
 def render(compared: Comparison) -> Table:
     """Return the table for a terminal."""
-    shown = Table(title=f"Runs on {compared.dataset}, nats per test image", box=SIMPLE_HEAD)
+    shown = Table(title=f"Runs on {escape(compared.dataset)}, nats per test image", box=SIMPLE_HEAD)
     for column in SHOWN:
         is_text = column in ("name", "model", "dataset", "experiment")
         shown.add_column(column, justify="left" if is_text else "right", no_wrap=column != "experiment")
     for row in texts(compared.table):
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))
     return shown

@@ -1,7 +1,11 @@
 """The gate: whether a metric got worse than at another revision, by more than gate.yaml allows."""
 
 import math
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -9,8 +13,12 @@ import pandas as pd
 from pydantic import Field
 
 from pipeline import stats
-from pipeline.params import Section
-from pipeline.reporting.revision import ComparisonError, Sides, is_number, per_image, table
+from pipeline.errors import ParamsError
+from pipeline.params import Section, load_yaml
+from pipeline.reporting.revision import ComparisonError, Markdown, Sides, is_number, markdown, per_image, table
+
+RULES = "gate.yaml"
+Metric = Annotated[str, Field(pattern=r"^\w[\w.@+=-]*(/\w[\w.@+=-]*)+$")]
 
 ERRORS = 2.0  # standard errors of the difference that are allowed beyond the tolerance
 ROUNDING = 1e-5  # relative; metrics files hold six significant digits
@@ -27,8 +35,40 @@ class Rule(Section):
 class Gate(Section):
     """The content of gate.yaml: values that must be equal on both sides, and rules by metric, ``vae/test/elbo``."""
 
-    same: list[str]
-    metrics: Annotated[dict[str, Rule], Field(min_length=1)]
+    same: list[Metric]
+    metrics: Annotated[dict[Metric, Rule], Field(min_length=1)]
+
+
+def load_rules(rules: Path | None, against: str) -> tuple[Gate, str]:
+    """Return the rules and a sentence that says where they are from.
+
+    They are those of a file that is named, else gate.yaml of the other revision, so that a change cannot bring rules of its own,
+    else the one here. Raises ParamsError for rules that are none, ComparisonError when git fails.
+    """
+    if rules:
+        return load_yaml(rules, Gate), f"Rules: {markdown(rules)}."
+
+    def git(*arguments: str) -> bytes:
+        done = subprocess.run(["git", *arguments], capture_output=True)
+        if done.returncode:
+            raise ComparisonError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
+
+    if not git("ls-tree", "--name-only", against, f"./{RULES}"):
+        return load_yaml(RULES, Gate), f"Rules: {RULES} here, as {markdown(against)} has none."
+    content = git("show", f"{against}:./{RULES}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, RULES)
+        path.write_bytes(content)
+        try:
+            gate = load_yaml(path, Gate)
+        except ParamsError as error:
+            problem = str(error).replace(str(path), f"{RULES} at {against}")
+            raise ParamsError(f"{problem}; `--rules {RULES}` takes the one here") from None
+    differs = True
+    with suppress(OSError):
+        differs = Path(RULES).read_bytes() != content
+    return gate, f"Rules: {RULES} at {markdown(against)}{', which differs from the one here' if differs else ''}."
 
 
 class Verdict(NamedTuple):
@@ -51,7 +91,9 @@ def difference_error(name: str, sides: Sides, tables: tuple[pd.DataFrame, pd.Dat
     """Return the standard error of a metric's difference: paired by image if possible, else from ``NAME_se``, else 0 (none)."""
     column = name.split("/")[-1]  # of the images' values, if it averages to the metric
     if tables and all(
-        column in side and math.isclose(side[column].mean(), value, rel_tol=ROUNDING)
+        column in side
+        and pd.api.types.is_numeric_dtype(side[column])
+        and math.isclose(side[column].mean(), value, rel_tol=ROUNDING)
         for side, value in zip(tables, sides[name], strict=True)
     ):
         difference = tables[1][column].to_numpy(np.float64) - tables[0][column].to_numpy(np.float64)
@@ -74,7 +116,7 @@ def verdicts(gate: Gate, sides: Sides, against: str) -> list[Verdict]:
     for name, rule in gate.metrics.items():
         old, new = sides.get(name, (None, None))
         if is_number(old) and is_number(new):
-            loss = old - new if rule.better == "higher" else new - old
+            loss = float(old) - float(new) if rule.better == "higher" else float(new) - float(old)
             error, interval = difference_error(name, sides, tables[name.split("/")[0]])
             found.append(Verdict(name, old, new, loss, rule.tolerance + ERRORS * error, interval))
         elif not (rule.optional and None in (old, new)):
@@ -86,7 +128,7 @@ def verdicts(gate: Gate, sides: Sides, against: str) -> list[Verdict]:
 
 def summary(found: Sequence[Verdict], against: str) -> str:
     """Return the verdicts as a Markdown table and a sentence."""
-    rows = [(*verdict, "**worse**" if verdict.worse else "better" if verdict.loss < 0 else "ok") for verdict in found]
+    rows = [(*verdict, Markdown("**worse**") if verdict.worse else "better" if verdict.loss < 0 else "ok") for verdict in found]
     worse = [verdict.metric for verdict in found if verdict.worse]
-    sentence = f"Worse than allowed: {', '.join(worse)}." if worse else "No metric got worse than allowed."
+    sentence = f"Worse than allowed: {', '.join(map(markdown, worse))}." if worse else "No metric got worse than allowed."
     return f"{table(('metric', against, 'here', 'loss', 'allowed', 'interval', 'verdict'), rows)}\n\n{sentence}"

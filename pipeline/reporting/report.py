@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,9 @@ from typing import Any
 
 import vl_convert
 
-from pipeline.errors import PipelineError
-from pipeline.params import load_yaml
-from pipeline.reporting.gate import Gate, summary, verdicts
-from pipeline.reporting.revision import Sides, is_number, metrics, params, plots, table
+from pipeline.errors import IntegrityError, PipelineError
+from pipeline.reporting.gate import load_rules, summary, verdicts
+from pipeline.reporting.revision import Markdown, Sides, is_number, markdown, metrics, params, plots, prose, table
 from pipeline.storage import md5, write
 
 COMMENT_LENGTH = 60_000  # characters; GitHub refuses a comment of more than 65,536
@@ -22,7 +22,9 @@ NUMBERS = {".csv", ".json", ".tsv"}
 def changes(kind: str, sides: Sides, against: str) -> str:
     """Return a table of the values that differ, or the sentence that none does."""
     changed = [(name, old, new) for name, (old, new) in sides.items() if old != new]
-    rows = [(name, old, new, float(new - old) if is_number(old) and is_number(new) else None) for name, old, new in changed]
+    rows = [
+        (name, old, new, float(new) - float(old) if is_number(old) and is_number(new) else None) for name, old, new in changed
+    ]
     return table((kind, against, "here", "change"), rows) if rows else f"No {kind} changed."
 
 
@@ -30,29 +32,33 @@ def curve(content: dict[str, Any]) -> bytes | None:
     """Return a Vega-Lite plot of both sides as PNG, drawn offline; None when the sides do not differ."""
     points: dict[str, list[Any]] = {}
     for row in content["data"]["values"]:
-        points.setdefault(row["rev"], []).append({key: value for key, value in row.items() if key != "rev"})
+        points.setdefault(str(row["rev"]), []).append({key: value for key, value in row.items() if key != "rev"})
     if len(points) == 2 and len(set(map(json.dumps, points.values()))) == 1:
         return None
-    return vl_convert.vegalite_to_png(content, scale=2, allowed_base_urls=[])
+    try:
+        return vl_convert.vegalite_to_png(content, scale=2, allowed_base_urls=[])
+    except ValueError as error:  # a template that is none
+        print(f"note: a plot cannot be drawn ({str(error)[:200]})", file=sys.stderr)
+        return None
 
 
 def pictures(against: str, out: Path) -> Iterator[str]:
     """Write the plots and images that differ into a folder, and yield the Markdown that shows them."""
     with tempfile.TemporaryDirectory() as folder:
         for name, views in plots(against, folder).items():
-            file = re.sub(r"[^\w.-]+", "_", name)  # fit for a link, and for an artifact's zip
+            file = re.sub(r"[^\w.-]+", "_", name)[-100:]  # fit for a link, and for an artifact's zip
             for view in views:
                 # A file of numbers itself is drawn as its last column by row; the plots of dvc.yaml show what is in it.
                 if view["type"] == "vega" and Path(name).suffix not in NUMBERS and (drawn := curve(view["content"])):
                     write(out / f"{file}.png", drawn)
-                    yield f"### {name}\n\n![{name}]({file}.png)"
+                    yield f"### {markdown(name)}\n\n![{file}]({file}.png)"
             shown = [view for view in views if view["type"] == "image"]
             images = {"new" if view["revisions"] == ["workspace"] else "old": Path(view["url"]).read_bytes() for view in shown}
             if images.get("old") != images.get("new"):
                 for side, content in images.items():
                     write(out / f"{side}_{file}", content)
-                cells = [f"![{name}, {side}]({side}_{file})" if side in images else None for side in ("old", "new")]
-                yield f"### {name}\n\n{table((against, 'here'), [cells])}"
+                cells = [Markdown(f"![{file}, {side}]({side}_{file})") if side in images else None for side in ("old", "new")]
+                yield f"### {markdown(name)}\n\n{table((against, 'here'), [cells])}"
 
 
 def ledger_note(sides: Sides) -> str:
@@ -63,16 +69,19 @@ def ledger_note(sides: Sides) -> str:
     return note if compared and not models <= compared else ""
 
 
-def write_report(against: str, out: Path, rules: Path) -> None:
+def write_report(against: str, out: Path, rules: Path | None) -> None:
     """Write report.md, and comment.md without pictures, to a folder. Raises ComparisonError when there is no such revision."""
     sides = metrics(against)
     try:
-        decision = summary(verdicts(load_yaml(rules, Gate), sides, against), against)
+        gate, origin = load_rules(rules, against)
+        decision = f"{summary(verdicts(gate, sides, against), against)}\n\n{origin}"
+    except IntegrityError:
+        raise
     except PipelineError as error:
-        decision = f"No verdict: {error}."
+        decision = f"No verdict: {prose(str(error))}."
     sections = {"Gate": decision, "Params": changes("param", params(against), against)}
     sections["Metrics"] = ledger_note(sides) + changes("metric", sides, against)
-    tables = "\n\n".join([f"# Against {against}", *(f"## {title}\n\n{text}" for title, text in sections.items())])
+    tables = "\n\n".join([f"# Against {markdown(against)}", *(f"## {title}\n\n{text}" for title, text in sections.items())])
     shown = "\n\n".join(pictures(against, out)) or "No plot or figure changed."
     write(out / "report.md", f"{tables}\n\n## Pictures\n\n{shown}\n")
     comment = tables if len(tables) < COMMENT_LENGTH else tables[:COMMENT_LENGTH].rsplit("\n", 1)[0] + "\n\n(cut here)"

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.errors import ParamsError
@@ -70,6 +71,14 @@ def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
         ["a", "vae", "blobs", "1", "2", "1", "132.21", "6.50", "-138.70", ""],
     ]
     assert render(compared).row_count == 2
+
+
+def test_names_are_no_markup_of_the_terminal() -> None:
+    console = Console(width=200, record=True)
+    console.print(render(select([found("[red]a[/] [/b]", 1, dataset="[/x]")], None, None, {})))
+    shown = console.export_text()
+    assert "[red]a[/] [/b]" in shown
+    assert "Runs on [/x]" in shown
 
 
 def call(*arguments: str) -> Result:

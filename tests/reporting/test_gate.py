@@ -55,7 +55,7 @@ def test_standard_errors_of_both_sides_widen_the_tolerance() -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-@pytest.mark.parametrize("new", [None, math.nan, math.inf, "much", True])
+@pytest.mark.parametrize("new", [None, math.nan, math.inf, "much", True, 10**400])
 def test_a_metric_of_the_gate_must_be_a_number(new: Any) -> None:
     with pytest.raises(ComparisonError, match=r"vae/test/elbo is 1\.0 at main, .* here"):
         decide({"vae/test/elbo": (1.0, new)})
@@ -133,3 +133,45 @@ def test_the_shipped_gate_names_what_is_measured() -> None:
     names = [*gate.same, *gate.metrics]
     files = {stem: json.loads((ROOT / "metrics" / f"{stem}.json").read_text()) for stem in {name.split("/")[0] for name in names}}
     assert set(names) <= {f"{stem}/{key}" for stem, values in files.items() for key in flatten(values)}
+
+
+def test_rules_are_those_of_the_other_revision_unless_named(repository: Path) -> None:
+    write_metrics(-144.0, elbo_se=0.4)
+    write("gate.yaml", RULES.replace("0.5", "100"))
+    result = invoke("gate", "--against", "team/base")
+    assert result.exit_code == 1
+    assert result.stdout.endswith("Rules: gate.yaml at team/base, which differs from the one here.\n")
+    result = invoke("gate", "--against", "team/base", "--rules", "gate.yaml")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "Rules: gate.yaml.")
+    assert invoke("report", "--against", "team/base", "--out", "out").exit_code == 0
+    assert "Rules: gate.yaml at team/base, which differs from the one here." in Path("out/comment.md").read_text()
+    Path("gate.yaml").unlink()
+    assert invoke("gate", "--against", "team/base").exit_code == 1
+
+
+def test_rules_are_those_here_where_the_other_revision_has_none(repository: Path) -> None:
+    run("git", "rm", "--quiet", "--cached", "gate.yaml")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "without")
+    write_metrics(-144.0, elbo_se=0.4)
+    result = invoke("gate", "--against", "HEAD")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "Rules: gate.yaml here, as HEAD has none.")
+
+
+def test_wrong_rules_of_the_other_revision_are_one_line(repository: Path) -> None:
+    write("gate.yaml", RULES.replace("higher", "up"))
+    commit("wrong")
+    write("gate.yaml", RULES)
+    result = invoke("gate", "--against", "HEAD")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: gate.yaml at HEAD: metrics.vae/test/elbo.better: 'up' is not allowed")
+    assert result.stderr.endswith("; `--rules gate.yaml` takes the one here\n")
+    assert invoke("gate", "--against", "HEAD", "--rules", "gate.yaml").exit_code == 0
+    result = invoke("gate", "--against", "HEAD", "--rules", "nowhere.yaml")
+    assert (result.exit_code, result.stderr.startswith("error: nowhere.yaml: ")) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["elbo", "../../etc/passwd", "/etc/passwd", "a/b c", "'<b>/x'", "'vae/test/elbo|x'"])
+def test_a_name_in_the_gate_is_that_of_a_metric(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gate.yaml").write_text(RULES.replace("vae/test/elbo", name))
+    with pytest.raises(ParamsError, match="String should match pattern"):
+        load_yaml(tmp_path / "gate.yaml", Gate)

@@ -1,14 +1,28 @@
 """Reading two revisions through dvc."""
 
+import errno
+import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from pipeline.reporting import revision
 from pipeline.reporting.revision import ComparisonError, table
+from pipeline.storage import md5
 from tests.reporting.revisions import ELBO, commit, invoke, run, write, write_images, write_metrics
+
+LOCK = """
+schema: '2.0'
+stages:
+  evaluate@vae:
+    cmd: python -m stages.evaluate vae
+    outs: [{{path: results/vae_images.parquet, hash: md5, md5: {md5}}}]
+"""
 
 
 def test_flat_and_nested_metrics_have_the_same_names(repository: Path) -> None:
@@ -104,3 +118,95 @@ def test_floats_have_six_digits() -> None:
 
 def test_a_table_without_rows_is_its_head() -> None:
     assert table(["a", "bb"], []).splitlines() == ["| a | bb |", "| - | -- |"]
+
+
+HOSTILE = ["<img src=x>", "&lt;", "<!--", "@everyone", "user@host.org", "a|b", "a\\|b", "\\", "[x](http://y)", "**b**", "_x_"]
+HOSTILE += ["~~x~~", "a`b`c", "`", "www.evil.com", "http://evil.com", "#1", "GH-1", "deadbee", "$x$", "a\n\n# b", "\x1b[31m"]
+HOSTILE += ["\u202e", "x" * 999]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_text_of_a_file_is_only_text_in_a_table(value: str) -> None:
+    lines = table(["a", "b"], [[value, 1]]).splitlines()
+    assert len(lines) == 3
+    parser = MarkdownIt("gfm-like")
+    for text in (lines[2], revision.prose(value)):
+        shown = parser.render("\n".join([*lines[:2], text]) if text is lines[2] else text)
+        tags = set(re.findall(r"<(\w+)", shown)) - {"table", "thead", "tbody", "tr", "th", "td", "p", "code"}
+        assert not tags, shown
+        outside = re.sub(r"<code>.*?</code>", "", shown)
+        assert "@" not in outside
+        assert "#" not in outside
+    assert len(lines[2]) < 300
+    assert parser.render("\n".join(lines)).count("<td") == 2
+
+
+def test_damaged_values_of_images_are_one_line(repository: Path) -> None:
+    write_images(ELBO)
+    write("dvc.lock", LOCK.format(md5="ab" * 16))
+    result = invoke("gate", "--against", "team/base")
+    said = "error: results/vae_images.parquet: not the file of dvc.lock; delete it and run `dvc repro`\n"
+    assert (result.exit_code, result.stderr) == (3, said)
+    assert invoke("report", "--against", "team/base", "--out", "out").exit_code == 3
+    write("results/vae_images.parquet", "PAR1 not really")
+    write("dvc.lock", LOCK.format(md5=md5("results/vae_images.parquet")))
+    result = invoke("gate", "--against", "team/base")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: results/vae_images.parquet: not values of images, at team/base or here")
+    write("dvc.lock", "<<<<<<< HEAD\n")
+    assert invoke("gate", "--against", "team/base").stderr.startswith(
+        "error: dvc.lock: a merge left its marks in it; `git checkout"
+    )
+
+
+def test_damaged_values_in_the_cache_are_one_line(repository: Path) -> None:
+    write_images(ELBO)
+    (stored,) = (path for path in Path(".dvc/cache/files/md5").rglob("*") if path.is_file())
+    stored.chmod(0o600)
+    stored.write_bytes(stored.read_bytes()[:-9] + b"damaged!!")
+    result = invoke("gate", "--against", "team/base")
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"error: {stored.absolute()}: damaged, not the results/vae_images.parquet of team/base")
+
+
+def test_column_of_text_is_not_paired(repository: Path) -> None:
+    write_images(ELBO)
+    pd.DataFrame({"label": np.arange(len(ELBO)) % 10, "elbo": ["x"] * len(ELBO)}).to_parquet("results/vae_images.parquet")
+    assert "| unpaired" in invoke("gate", "--against", "team/base").stdout
+
+
+@pytest.mark.parametrize("content", ['{"test/elbo": -1', "[1]", '"x"', "[" * 9000, "\udcff"])
+def test_damaged_metrics_file_is_one_line(repository: Path, content: str) -> None:
+    Path("metrics/vae.json").write_bytes(content.encode(errors="surrogateescape"))
+    for command in ("gate", "report"):
+        result = invoke(command, "--against", "team/base")
+        assert result.exit_code == 3
+        assert result.stderr.splitlines()[-1].startswith("error: metrics/vae.json: ")
+
+
+@pytest.mark.parametrize("content", ["NaN", "true", '"x"', "null"])
+def test_metric_that_is_no_number_has_no_verdict(repository: Path, content: str) -> None:
+    write("metrics/vae.json", f'{{"test/elbo": {content}}}')
+    assert invoke("gate", "--against", "team/base").exit_code == 2
+    result = invoke("report", "--against", "team/base", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EROFS])
+def test_dvc_without_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
+    program = tmp_path / "dvc"
+    text = f"ERROR: unexpected error - [Errno {number}] {os.strerror(number)}: '/tmp/full/file'"
+    program.write_text(f'#!/bin/sh\necho "{text}" >&2\nexit 255\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: str(program))
+    result = invoke("report", "--against", "team/base")
+    said = f"error: /tmp/full/file: {os.strerror(number)}; make room or make it writable, then run again\n"
+    assert (result.exit_code, result.stderr) == (74, said)
+
+
+def test_dvc_keeps_the_variables_that_configure_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SITE_CACHE_DIR", "DVC_STAGE"):
+        monkeypatch.setenv(name, "/elsewhere")
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: "/usr/bin/env")
+    names = {line.partition("=")[0] for line in revision.dvc().splitlines()}
+    assert {name for name in names if name.startswith("DVC_")} == {"DVC_GLOBAL_CONFIG_DIR", "DVC_SITE_CACHE_DIR"}
