@@ -158,7 +158,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_command(tmp_path: Path) ->
     wheel = ZipFile(tmp_path / json.loads(said.splitlines()[-1]))
     assert set(names) <= set(wheel.namelist())
     info = f"latent_pipeline-{pipeline.__version__}.dist-info"
-    assert wheel.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nlatent = pipeline.cli:main\n"
+    assert wheel.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nlatent = pipeline.__main__:main\n"
     assert {Path(name).parts[0] for name in wheel.namelist()} == {"pipeline", "stages", info}
 
 
