@@ -38,8 +38,11 @@ def choose_waiting(threads: int) -> str:
     It changes speed and no bit. On free cores a thread spins 5,000 times before it sleeps, because waking it for each of a
     step's fifty kernels would halve the speed. Next to another busy process it sleeps at once, because a spinning thread takes
     the core that the other one needs. `python -m benchmarks.load` measures both. libgomp reads the setting when torch is
-    imported. A setting of the user stays.
+    imported. A setting of the user stays. More threads than cores, which wait for each other, are warned of.
     """
+    if threads > (count := len(cores())):
+        text = f"warning: {threads} threads on {count} cores are much slower than {count}; lower train.threads or pool.threads"
+        print(text, file=sys.stderr)
     if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return "as set"
     if threads > 1 and free_cores() < threads - 0.5:

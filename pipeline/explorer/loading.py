@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, load_results
-from pipeline.storage import load_arrays, md5
+from pipeline.storage import check_arrays, load_arrays, md5, refusing
 
 
 class NotExplorable(ParamsError):
@@ -33,10 +33,14 @@ def layers(weights: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
         found = ", ".join(kinds) or "unknown; train the model again"
         raise NotExplorable(f"{weights}: the explorer decodes linear layers with a ReLU between every two; these are {found}")
-    try:
-        return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
-    except KeyError as error:
-        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {error}") from None
+    names = [f"decoder.{index}" for index in range(0, len(kinds), 2)]
+    if missing := [part for name in names for part in (f"{name}.weight", f"{name}.bias") if part not in arrays]:
+        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {missing[0]}")
+    axes = {f"{name}.weight": f"f4 n{depth + 1} n{depth}" for depth, name in enumerate(names)}
+    axes |= {f"{name}.bias": f"f4 n{depth}" for depth, name in enumerate(names, 1)}
+    with refusing(weights, "weights"):
+        check_arrays({name: arrays[name] for name in axes}, axes)
+    return [(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names]
 
 
 def load_explored(results: Path, models: Path) -> dict[str, Explored]:

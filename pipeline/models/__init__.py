@@ -5,7 +5,9 @@ A new model or a new pair of nets is one file here and one entry in a registry b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from pipeline.data import Shape
@@ -20,6 +22,8 @@ Net = Callable[[Shape, int, int, Sequence[int]], tuple[nn.Module, nn.Module]]
 """A function that returns an encoder and a decoder; see :func:`mlp` for its arguments."""
 MODELS: dict[str, type[LatentModel]] = {"ae": Autoencoder, "vae": VAE}
 NETS: dict[str, Net] = {"mlp": mlp}
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+"""A size in a file of weights, within the bounds of params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class ModelConfig:
 
     model: str
     net: str
-    image_shape: Shape
-    latent_dim: int
-    hidden_dims: tuple[int, ...]
+    image_shape: tuple[Size, Size, Size]
+    latent_dim: Size
+    hidden_dims: Annotated[tuple[Size, ...], Field(max_length=16)]
     """Widths of the encoder's hidden layers, as the net interprets them; the decoder mirrors them."""
 
     def build(self) -> LatentModel:
