@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
 
-from pipeline.data import MAX_CLASSES, Dataset, Shape, intensities
+from pipeline.data import Dataset, Shape, intensities
 from pipeline.runtime import generator
-from pipeline.storage import Header, check_arrays, load_arrays, md5, refusing, save_arrays
+from pipeline.storage import Header, Size, check_arrays, load_arrays, md5, refusing, save_arrays
 
 BATCH = 128
 LEARNING_RATE = 3e-3
@@ -99,8 +99,8 @@ def train_classifier(dataset: Dataset, *, num_steps: int, seed: int, device: tor
 class _Header(Header):
     dataset: str
     accuracy: float = Field(ge=0, le=1)
-    image_shape: tuple[int, int, int]
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+    image_shape: tuple[Size, Size, Size]
+    num_classes: Size
 
 
 def save_classifier(path: str | Path, classifier: Classifier | None) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -66,6 +66,10 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapp
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     envelope = {"header": header, "sha256": _digest(header, arrays)}
     write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
+
+
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+"""A size in a header, within the bounds of params.yaml."""
 
 
 class Header(BaseModel):

@@ -207,8 +207,9 @@ KEYS = [
     if isinstance(fields, dict)
     for name in fields
 ]
+FLOATS = strategies.floats(allow_subnormal=False)  # which other tests turn off: see pipeline.runtime
 VALUES = strategies.recursive(
-    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(max_size=8),
+    strategies.none() | strategies.booleans() | strategies.integers() | FLOATS | strategies.text(max_size=8),
     lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )

@@ -63,6 +63,14 @@ def test_free_cores_counts_a_busy_process() -> None:
             process.communicate()
 
 
+@pytest.mark.parametrize(("threads", "warns"), [(0, False), (1, True), (1000, True)])
+def test_more_threads_than_cores_are_warned_of(threads: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    cores = len(startup.cores())
+    startup.choose_waiting(cores + threads)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {cores + threads} threads on {cores} cores") if warns else said == ""
+
+
 ADOPTING = """
 import ctypes, os, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: this process adopts orphans

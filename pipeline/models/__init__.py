@@ -15,6 +15,7 @@ from pipeline.errors import ParamsError
 from pipeline.models.autoencoders import VAE, Autoencoder
 from pipeline.models.base import LatentModel
 from pipeline.models.mlp import mlp
+from pipeline.storage import Size
 
 __all__ = ["MODELS", "NETS", "VAE", "Autoencoder", "LatentModel", "ModelConfig"]
 
@@ -22,8 +23,6 @@ Net = Callable[[Shape, int, int, Sequence[int]], tuple[nn.Module, nn.Module]]
 """A function that returns an encoder and a decoder; see :func:`mlp` for its arguments."""
 MODELS: dict[str, type[LatentModel]] = {"ae": Autoencoder, "vae": VAE}
 NETS: dict[str, Net] = {"mlp": mlp}
-Size = Annotated[int, Field(ge=1, le=1 << 16)]
-"""A size in a file of weights, within the bounds of params.yaml."""
 
 
 @dataclass(frozen=True)
