@@ -57,7 +57,8 @@ def describe(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code of an error that the user can act on, None for any other."""
     import click
 
-    text = str(error).strip().split("\n")[0][:300]
+    says = str(error).strip()
+    text = says.split("\n")[0][:300]
     match error:
         case PipelineError():
             return str(error), error.exit_code
@@ -74,9 +75,9 @@ def describe(error: Exception) -> tuple[str, int] | None:
         case EOFError() | ValueError() | TypeError() if "marshal data" in text or "EOF read where" in text:
             cure = f"run `find {sys.prefix} -name '*.pyc' -delete`, then run again"
             return f"a compiled file of Python is damaged, as after a full disk ({text}); {cure}", IntegrityError.exit_code
-    if _MEMORY_WORDS.search(text):
+    if _MEMORY_WORDS.search(says):
         return _out_of_memory(text)
-    if _SPACE_WORDS.search(text):
+    if _SPACE_WORDS.search(says):
         return f"{text}; make room or make it writable, then run again", NO_SPACE
     return None
 

@@ -107,6 +107,8 @@ def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
             envelope = json.loads((file.metadata() or {})[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         header = envelope["header"]
+        if not isinstance(header, dict):
+            raise TypeError("its header is no mapping")
         is_whole = _digest(header, arrays) == envelope["sha256"]
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: not a readable file of this pipeline ({error!s:.200}); {DAMAGED}") from None

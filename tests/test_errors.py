@@ -45,6 +45,7 @@ from pipeline.errors import PipelineError, describe, one_line
             "out of memory ([enforce",
             5,
         ),
+        (ImportError("IMPORTANT\n\nOriginal error: failed to map segment from shared object"), "out of memory (IMPORTANT)", 5),
         (RuntimeError("std::bad_alloc"), "out of memory (std::bad_alloc)", 5),
         (RuntimeError("Storage size calculation overflowed with sizes=[1, 2]"), "out of memory (Storage size", 5),
         (RuntimeError("can't start new thread"), "out of memory (can't start new thread)", 5),

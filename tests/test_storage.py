@@ -72,8 +72,13 @@ def test_mutated_bytes_are_refused_or_hold_the_same(
     assert all(np.array_equal(arrays[name], array) for name, array in ARRAYS.items())
 
 
-def test_a_header_that_is_nested_deeply_is_refused(tmp_path: Path) -> None:
-    for text in ("[" * 100_000, '{"header": ' + "[" * 50_000 + "]" * 50_000 + ', "sha256": ""}'):
+def test_a_header_that_is_no_mapping_or_nested_deeply_is_refused(tmp_path: Path) -> None:
+    for text in (
+        "[]",
+        '{"header": [], "sha256": ""}',
+        "[" * 100_000,
+        '{"header": ' + "[" * 50_000 + "]" * 50_000 + ', "sha256": ""}',
+    ):
         (tmp_path / "x").write_bytes(save({}, metadata={"pipeline": text}))
         with pytest.raises(IntegrityError, match="x: not a readable file"):
             storage.load_arrays(tmp_path / "x")

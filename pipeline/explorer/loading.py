@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import IntegrityError, ParamsError
+from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, load_results
 from pipeline.storage import check_arrays, load_arrays, md5, refusing
 
@@ -29,7 +29,8 @@ def layers(weights: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     Raises IntegrityError naming the file when it is missing or damaged, NotExplorable for another kind of decoder.
     """
     arrays, header = load_arrays(weights)
-    kinds = header.get("decoder", [])
+    listed = header.get("decoder")
+    kinds = list(map(str, listed)) if isinstance(listed, list) else []
     if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
         found = ", ".join(kinds) or "unknown; train the model again"
         raise NotExplorable(f"{weights}: the explorer decodes linear layers with a ReLU between every two; these are {found}")
@@ -62,7 +63,10 @@ def add_sweep(explored: dict[str, Explored], sweep: Path, data: Path) -> list[li
     dataset = load_dataset(data)
     cards = {name: {one.results.beta: one} for name, one in explored.items()}
     for path in sorted(sweep.glob("*.safetensors")):
-        trained = load_weights(path)
+        try:
+            trained = load_weights(path)
+        except IntegrityError as error:  # DVC does not know a sweep's files
+            raise IntegrityError(str(error).replace(DAMAGED, "delete it and run `latent sweep` again")) from None
         name, beta = trained.config.model, trained.beta
         if beta in cards.get(name, {beta}):
             continue

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipeline.errors import BusyError, IntegrityError
+from pipeline.errors import DAMAGED, BusyError, IntegrityError
 from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays, write
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ class Checkpoints:
                             raise ValueError("of another training")
                         check_arrays(arrays, {name: " ".join(["f4", *map(str, shape)]) for name, shape in shapes.items()})
                 except IntegrityError as error:
-                    print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
+                    print(f"skipping a damaged checkpoint: {str(error).removesuffix(f'; {DAMAGED}')}", file=sys.stderr)
                     continue
                 if newest is None or found[1]["epoch"] > newest[1]["epoch"]:
                     newest = found

@@ -221,6 +221,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_older_one(
     assert run("vae", params, data_file, workspace / "out") == expected
     said = capsys.readouterr()
     assert "skipping a damaged checkpoint" in said.err
+    assert "latent verify" not in said.err, "the checkpoints are not DVC's"
     assert "continuing after epoch 2" in said.out
 
 
