@@ -92,7 +92,8 @@ def _out_of_memory(text: str) -> tuple[str, int]:
 def _flush_output() -> None:
     """Write what is left for standard output; if that fails, drop it, so that Python does not try again at its end."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed at the start
+            sys.stdout.flush()
     except OSError:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 
 def cores() -> set[int]:
@@ -94,6 +95,33 @@ def _is_orphan(found: int, parent: int | None) -> bool:
     return os.getsid(found) != os.getsid(0) != os.getpid()  # a child is of its parent's session, or leads one of its own
 
 
+def _parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+def _die_with_dvc_behind_its_shell(shell: int) -> None:
+    """End this process with DVC when the shell that DVC runs a command in stays between the two, as dash does."""
+    import select
+    from threading import Thread
+
+    with suppress(OSError):  # another kernel, or the shell has ended, which ends this process
+        with open(f"/proc/{shell}/comm") as name, open(f"/proc/{shell}/environ", "rb") as variables:
+            if not name.read().strip().endswith("sh") or b"DVC_STAGE=" not in variables.read():
+                return
+        dvc = _parent_of(shell)
+        end = select.poll()
+        end.register(os.pidfd_open(dvc), select.POLLIN)
+        if _parent_of(shell) != dvc or _is_orphan(dvc, None):
+            sys.exit(128 + signal.SIGTERM)
+
+        def wait() -> None:
+            end.poll()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        Thread(target=wait, daemon=True).start()
+
+
 def die_with_parent(parent: int | None = None) -> None:
     """Let this process end with its parent, by a SIGTERM, also when the parent, whose process id may be given, has ended already.
 
@@ -103,15 +131,14 @@ def die_with_parent(parent: int | None = None) -> None:
         return
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     found = os.getppid()
-    # Who adopts an orphan is of another session, and a command of DVC has DVC's process group.
-    is_orphan = os.getsid(found) != os.getsid(0) != os.getpid() or (
-        "DVC_STAGE" in os.environ and os.getpgid(found) != os.getpgrp()
-    )
-    if found != parent if parent else is_orphan:
+    if _is_orphan(found, parent):
         sys.exit(128 + signal.SIGTERM)
+    if "DVC_STAGE" in os.environ and not parent:
+        _die_with_dvc_behind_its_shell(found)
 
 
 def begin_stage() -> None:
-    """Prepare the process of a stage: :func:`begin` and :func:`die_with_parent`."""
-    begin()
-    die_with_parent()
+    """Prepare the process of a stage, unless it is already: :func:`begin` and :func:`die_with_parent`."""
+    if signal.getsignal(signal.SIGTERM) is not _stop:
+        begin()
+        die_with_parent()

@@ -97,6 +97,39 @@ def test_a_stage_whose_parent_was_killed_before_it_looked_does_no_work(
     assert (done.stdout, done.stderr) == ("", "")
 
 
+# Stands in for DVC, which starts a command in a shell that stays its parent.
+WITH_A_SHELL = """
+import os, subprocess, sys
+stage = "open(sys.argv[1]).read()\\n" if sys.argv[1] else ""
+stage = f"import signal, sys\\n{stage}from pipeline.startup import begin_stage\\nbegin_stage()\\n"
+stage += "print('works', flush=True)\\nsignal.pause()"
+command = ["/bin/sh", "-c", '"$@"; true', "sh", sys.executable, "-c", stage, sys.argv[1]]
+started = subprocess.Popen(command, env=os.environ | {"DVC_STAGE": "train_vae"})
+if not sys.argv[1]:
+    started.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="other systems do not tell of the end of a grandparent")
+@pytest.mark.parametrize("moment", ["before it looks", "while it works"])
+def test_a_stage_behind_a_shell_ends_with_dvc(moment: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    go = tmp_path / "go" if moment == "before it looks" else ""
+    if go:
+        os.mkfifo(go)
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_A_SHELL, go], env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as dvc:
+        assert dvc.stdout
+        if go:
+            dvc.wait()
+            go.open("w").close()
+        else:
+            assert dvc.stdout.readline() == "works\n"
+            dvc.kill()
+        assert dvc.stdout.read() == ""  # its end comes when the stage, which holds the pipe, has ended
+
+
 @pytest.mark.parametrize("options", [{}, {"start_new_session": True}, {"env": {"DVC_STAGE": "x"}}, {"process_group": 0}], ids=str)
 def test_a_stage_with_a_living_parent_works(options: dict[str, Any]) -> None:
     options["env"] = os.environ | options.get("env", {})
