@@ -3,6 +3,11 @@
 The mirrors are PIPELINE_MIRROR and data.mirror, in this order, or, where none of them is set, the published ones.
 """
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 import hashlib
 import os
 from pathlib import Path

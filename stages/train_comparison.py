@@ -1,6 +1,11 @@
 """Train a GROUP of comparison models: `comparison`, depth-matched autoencoders and VAEs with another beta, or `seeds`, the main
 models of more seeds."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 
 import click

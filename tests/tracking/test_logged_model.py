@@ -1,5 +1,6 @@
 """A logged model loads anywhere, with the code it was logged with, and is in the store whole or not at all."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -112,3 +113,13 @@ def test_kill_while_a_model_is_logged_leaves_the_status_of_the_run(
     status, models = statuses(run)
     assert status == "FINISHED"
     assert models.count("READY") == len(models) == 1
+
+
+def test_requirements_are_what_the_logged_code_imports(tmp_path: Path) -> None:
+    copy, found = logged_model.package(tmp_path), set()
+    for path in copy.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                found |= {str(name).partition(".")[0] for name in names}
+    assert found - sys.stdlib_module_names - {copy.name} == set(logged_model.REQUIREMENTS)
