@@ -16,7 +16,10 @@ from dvc.cli.parser import get_main_parser
 from pipeline.cli import main as latent
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own use of SQLAlchemy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in Path(ROOT, "docs").glob("*.md"))]
 PROGRAMS = ("latent", "dvc", "git", "mlflow", "make", "python")
 IN_PART = {"dvc exp run -S"}  # names an option, whose value follows in the reader's own words
