@@ -127,13 +127,12 @@ def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classi
 
 
 @main.command()
-def sync() -> None:
+@click.option("--deleted", is_flag=True, help="Bring back runs that were deleted in MLflow, too.")
+def sync(deleted: bool) -> None:
     """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
     from pipeline.errors import redact
-    from pipeline.tracking.store import end_stale_runs, store_uri
+    from pipeline.tracking.store import store_uri
     from pipeline.tracking.sync import sync as complete
 
-    known, changed = complete()
-    for ended in end_stale_runs() if known else []:
-        click.echo(f"sync: {ended.name}: ended, because its process was killed")
+    known, changed = complete(deleted)
     click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {redact(store_uri())}")

@@ -18,7 +18,7 @@ _IN_URLS = [
     (re.compile(r"\b(https?:)(?!//)\S+"), r"\1***"),
     (re.compile(r"^[^\s/:]+:(?!//)\S*@(?=\S*$)"), ""),
 ]
-_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
 
 
 class PipelineError(Exception):
@@ -51,6 +51,12 @@ class BusyError(PipelineError):
     exit_code = 75
 
 
+class AccessError(PipelineError):
+    """The server does not let this user read or write what is needed."""
+
+    exit_code = 77
+
+
 def redact(text: str) -> str:
     """Return a text without user, password, query and fragment of its URLs, and without secrets of the environment.
 
@@ -77,7 +83,7 @@ def describe(error: Exception) -> tuple[str, int] | None:
         return "interrupted", INTERRUPTED
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
-    if isinstance(error, OSError) and error.errno in _NO_SPACE_ERRNOS:
+    if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
         return f"{error.filename or 'output'}: {error.strerror}; make room or make it writable, then run again", NO_SPACE
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         return f"out of memory ({error}); lower train.batch_size or the hidden_dims", OUT_OF_MEMORY

@@ -104,7 +104,7 @@ def test_a_mistake_in_the_options_is_one_line(arguments: list[str], message: str
 
 
 def test_an_error_of_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync() -> None:
+    def sync(deleted: bool) -> None:
         raise DivergedError("not finite")
 
     fake(monkeypatch, "pipeline.tracking.sync", sync=sync)
@@ -114,7 +114,7 @@ def test_an_error_of_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_sync_says_how_many_runs_changed(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    fake(monkeypatch, "pipeline.tracking.sync", sync=lambda: (7, 2))
+    fake(monkeypatch, "pipeline.tracking.sync", sync=lambda deleted: (7, 2))
     result = call("sync")
     assert result.stdout == "sync: 7 trainings in DVC's files, 2 of them new or incomplete in http://server\n"
     assert result.exit_code == 0

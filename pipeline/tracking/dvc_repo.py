@@ -2,21 +2,25 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import click
 from dvc.api import DVCFileSystem
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import IntegrityError, ParamsError
 from pipeline.storage import write
+from pipeline.tracking.database import reason
 
 LOCKS = ("dvc.lock", "claims/dvc.lock")
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path below, so nothing else passes
 
 
 def digest(content: bytes) -> str:
@@ -29,6 +33,11 @@ def folder_md5(files: Mapping[str, str]) -> str:
     return digest(json.dumps([{"md5": files[path], "relpath": path} for path in sorted(files)]).encode()) + ".dir"
 
 
+def has_md5(content: bytes, md5: str, is_dvc2: bool = False) -> bool:
+    """Return whether bytes have an md5 of dvc.lock; DVC 2 took that of a text with the line ends of Unix."""
+    return digest(content) == md5 or (is_dvc2 and digest(content.replace(b"\r\n", b"\n")) == md5)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of a dvc.lock that runs ``stages.MODULE``; ``deps`` and ``outs`` are md5 by path, with ``.dir`` for a folder."""
@@ -38,14 +47,29 @@ class Stage:
     params: dict[str, Any]
     deps: dict[str, str]
     outs: dict[str, str]
+    words: tuple[str, ...] = ()  # of the command, after the module
+    is_dvc2: bool = False
 
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any]) -> "Stage | None":
         """Return the stage of an entry, or None for another command."""
-        command = entry.get("cmd")
-        words = command.partition("-m stages.")[2].split() if isinstance(command, str) else []
-        deps, outs = ({i["path"]: i["md5"] for i in entry.get(kind, []) if "md5" in i} for kind in ("deps", "outs"))
-        return cls(name, words[0], entry.get("params", {}).get("params.yaml", {}), deps, outs) if words else None
+        cmd = entry.get("cmd") or ""
+        for command in [cmd] if isinstance(cmd, str) else cmd:
+            if words := str(command).partition("-m stages.")[2].split():
+                break
+        else:
+            return None
+        files = {kind: [file for file in entry.get(kind, []) if file.get("md5")] for kind in ("deps", "outs")}
+        deps, outs = ({file["path"]: file["md5"] for file in files[kind]} for kind in files)
+        stage = cls(name, words[0], {}, deps, outs, tuple(words[1:]), any("hash" not in file for file in files["outs"]))
+        params = (entry.get("params") or {}).get(stage.option("params", "params.yaml"))
+        return replace(stage, params=params or {})
+
+    def option(self, name: str, default: str) -> str:
+        """Return the value of an option in the command."""
+        values = [value for word, value in zip(self.words, self.words[1:], strict=False) if word == f"--{name}"]
+        values += [word.partition("=")[2] for word in self.words if word.startswith(f"--{name}=")]
+        return (values or [default])[-1]
 
     def out(self, suffix: str) -> str:
         """Return the path of the first output with this suffix, or an empty one."""
@@ -53,17 +77,46 @@ class Stage:
 
     @property
     def weights(self) -> str:
-        """The path of the weights, empty if there are none."""
-        return self.out(".safetensors")
+        """The path of the weights, those of the model that the command names, empty if there are none."""
+        named = (path for path in self.outs if path.endswith(".safetensors") and PurePosixPath(path).stem in self.words)
+        return next(named, self.out(".safetensors"))
+
+    @property
+    def data(self) -> tuple[str, str] | None:
+        """Path and md5 of the prepared data set that the command reads, None if there is none."""
+        paths = [path for path in self.deps if path.endswith(".safetensors")]
+        wanted = self.option("data", "data/dataset.safetensors")
+        return next(((path, self.deps[path]) for path in sorted(paths, key=lambda path: path != wanted)), None)
 
 
-@lru_cache
+def _is_file(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        return False
+    return entry.get("md5") is None or bool(_MD5.fullmatch(str(entry["md5"])))
+
+
+@cache
 def _parse(lock: bytes) -> list[Stage]:
+    """Return the stages of a dvc.lock. Raises ValueError, saying what is wrong, when it is damaged."""
+    if re.search(rb"^(<<<<<<<|=======|>>>>>>>)", lock, re.MULTILINE):
+        raise ValueError("a merge left its marks in it")
     try:
-        entries = YAML(typ="safe", pure=True).load(lock)["stages"]
-        return [stage for name, entry in entries.items() if (stage := Stage.of(name, entry))]
-    except (YAMLError, TypeError, KeyError, AttributeError):  # no lock file, or not one of DVC
-        return []
+        content = YAML(typ="safe", pure=True).load(lock.decode())
+    except (YAMLError, RecursionError) as error:
+        raise ValueError(f"not valid YAML: {getattr(error, 'problem', None) or 'nested too deeply'}") from None
+    if not isinstance(content, dict) or content.get("schema") != "2.0" or not isinstance(content.get("stages", {}), dict):
+        raise ValueError("not a lock file with the schema 2.0" if content else "empty")
+    for name, entry in content.get("stages", {}).items():
+        files = [(entry.get("deps", []), entry.get("outs", [])) if isinstance(entry, dict) else (None, None)]
+        is_whole = all(isinstance(part, list) and all(map(_is_file, part)) for pair in files for part in pair)
+        if not is_whole or not isinstance(entry.get("cmd"), str | list) or not isinstance(entry.get("params", {}), dict):
+            raise ValueError(f"the entry {name} is not that of a stage")
+    return [stage for name, entry in content.get("stages", {}).items() if (stage := Stage.of(str(name), entry))]
+
+
+@cache  # once each, as one server that is down fails for many files
+def _note(problem: str) -> None:
+    click.echo(f"note: DVC could not read a file ({problem})", err=True)
 
 
 @dataclass(frozen=True)
@@ -80,20 +133,45 @@ class Source:
         """Return a file's bytes, from git or the workspace, else from DVC's cache or remote; None where there is none."""
         try:
             return bytes(self.files.cat_file(f"/{path}"))
-        except Exception:  # whatever git, DVC, a remote or its network raises: the file is not available
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever git, DVC, a remote or its network raises: the file is not available
+            _note(reason(error))
             return None
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """The stages of the source's lock files."""
-        return [stage for path in LOCKS for stage in _parse(self.read(path) or b"")]
+        """The stages of the source's lock files; a commit that DVC cannot read is named and has none.
+
+        Raises IntegrityError when the workspace's are missing or damaged.
+        """
+        found = list[Stage]()
+        for path in LOCKS:
+            try:
+                repo = self.files.repo
+                with repo.fs.open(repo.fs.join(repo.root_dir, path), "rb") as file:
+                    found += _parse(file.read())
+            except FileNotFoundError:
+                known = self.fallback.read(path) is not None if self.fallback else False
+                if not self.commit and (known or path == LOCKS[0]):
+                    cure = f"`git checkout HEAD -- {path}` brings it back" if known else "`dvc repro` makes it"
+                    raise IntegrityError(f"{path}: no such file; {cure}") from None
+            except Exception as error:  # what _parse or DVC raises, whose own exceptions are not in its API
+                if not self.commit:
+                    cure = f"`git checkout HEAD -- {path}` brings the committed one back, else delete it and run `dvc repro`"
+                    raise IntegrityError(f"{path}: {reason(error)}; {cure}") from None
+                name = self.tags.get("dvc.exp.name", "the baseline of an experiment")
+                click.echo(f"sync: {name} ({self.commit[:7]}) is left out: {path}: {reason(error)}", err=True)
+                return []
+        return found
 
     @cached_property
     def time(self) -> int:
         """The time of the commit, or of the newest lock file, in milliseconds since 1970."""
         if self.commit:
             return int(self.files.repo.scm.resolve_commit(self.commit).commit_time) * 1000
-        return round(max(Path(lock).stat().st_mtime for lock in LOCKS if Path(lock).exists()) * 1000)
+        root = Path(self.files.repo.root_dir)
+        return round(max((root / lock).stat().st_mtime for lock in LOCKS if (root / lock).exists()) * 1000)
 
     def fetch(self, stage: Stage, path: str) -> Path | None:
         """Return a copy of an output with the md5 of dvc.lock, or None."""
@@ -101,7 +179,7 @@ class Source:
         copy = self.scratch / md5 / PurePosixPath(path).name
         if md5 and not copy.is_file():
             content = self.read(path)
-            if content is None or digest(content) != md5:
+            if content is None or not has_md5(content, md5, stage.is_dvc2):
                 return self.fallback.fetch(stage, path) if self.fallback else None
             write(copy, content)
         return copy if md5 else None
@@ -129,12 +207,22 @@ class Source:
         return {name[len(folder) + 2 :]: md5 for name, md5 in known.items()}
 
 
+def _workspace() -> DVCFileSystem:
+    try:
+        files = DVCFileSystem()
+        is_repository = files.repo.dvc_dir or Path(files.repo.root_dir, LOCKS[0]).exists()
+    except Exception as error:  # DVC's own exceptions are not in its API
+        raise IntegrityError(
+            f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
+        ) from None
+    if not is_repository:
+        raise ParamsError(f"{Path.cwd()} is not in a DVC repository; run it in one")
+    return files
+
+
 def sources(scratch: Path) -> list[Source]:
     """Return the commits that experiments started from, the experiments, oldest first, and the workspace."""
-    try:
-        workspace = DVCFileSystem()
-    except Exception as error:  # DVC's own exceptions are not in its API
-        raise PipelineError(f"{Path.cwd()} is not in a DVC repository ({error}); run from its root") from None
+    workspace = _workspace()
     # The configuration in a commit would resolve a relative cache.dir differently and lack remotes that were added later.
     config = {section: workspace.repo.config[section] for section in ("core", "cache", "remote")}
 

@@ -1,5 +1,6 @@
 """What is logged to MLflow at each step of a model's life, by the stages and by sync, and the champion of each data set."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
@@ -7,6 +8,7 @@ from typing import Any
 
 from pipeline.data import Shape
 from pipeline.storage import flatten, numbers
+from pipeline.tracking.database import load_mlflow
 from pipeline.tracking.logged_model import INPUT
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, NOTE, Client, Record, Run
 
@@ -104,8 +106,13 @@ Train it again:
 def promote_champion(run: Run, dataset: str) -> None:
     """Point the alias ``champion`` of the model ``latent-spaces-DATASET`` at the run with the best ELBO on its test images.
 
-    The runs are those of the experiment of ``run``; evaluations on all test images take precedence over others.
+    The runs are those of the experiment of ``run``; evaluations on all test images take precedence over others. A champion
+    whose run was deleted stays until a better one comes.
     """
+
+    def rank(record: Record) -> tuple[str, float]:
+        profile = record.tags.get("evaluate.profile", "")
+        return profile, record.metrics.get("test/elbo", -math.inf)  # "full" after "fast"
 
     def promote(client: Client, run_id: str) -> None:
         name, experiment = f"{EXPERIMENT}-{dataset}", client.get_run(run_id).info.experiment_id
@@ -117,6 +124,12 @@ def promote_champion(run: Run, dataset: str) -> None:
             return
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Models of {dataset}; `{CHAMPION}` has the best test ELBO. {INPUT}")
+        if alias := client.get_registered_model(name).aliases.get(CHAMPION):
+            held = f"attributes.run_id = '{client.get_model_version(name, alias).run_id}'"
+            every = load_mlflow().entities.ViewType.ALL
+            for champion in map(Record.of, client.search_runs([experiment], held, run_view_type=every)):
+                if champion.id == winner.id or (champion.is_deleted and rank(champion) >= rank(winner)):
+                    return
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
         source = f"models:/{winner.model_id}"
         version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class Record:
     metrics: dict[str, float]
     has_data: bool
     model_id: str | None
+    is_deleted: bool
 
     @classmethod
     def of(cls, entity: mlflow.entities.Run) -> Self:
@@ -89,16 +90,17 @@ class Record:
         models = entity.outputs.model_outputs if entity.outputs else []
         has_data = bool(entity.inputs and entity.inputs.dataset_inputs)
         model_id = models[-1].model_id if models else None
-        return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id)
+        deleted = info.lifecycle_stage == "deleted"
+        return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id, deleted)
 
 
 class Run:
-    """An MLflow run to log to. No call raises: the first failure is a warning, and later calls do nothing.
+    """An MLflow run to log to. No call raises: the first ``failure`` is a warning, and later calls do nothing.
 
     After a slow call a training's run pauses: points are queued for one batch, and what can wait is sent at the end. Others, with
     ``pauses`` off, go on. What can wait may take :data:`_PATIENCE` seconds; a note names what is left out.
-    A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, keeps tags and end, and counts what it
-    ``added``. ``id`` is None where there is no run.
+    A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, keeps tags and end, does not warn, and
+    counts what it ``added``. ``id`` is None where there is no run.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Run:
         self._queue: list[tuple[str, float, int, int]] = []  # key, value, milliseconds since 1970, step
         self._waiting: list[tuple[str, Callable[[], object]]] = []
         self._pause_end, self._slow, self._left_out, self.added = 0.0, 0.0, False, Counter[str]()
+        self.failure = cast(Exception | None, None)
         self._held = self.record() if complete or resumed else None
         self._files = self.files() if complete or resumed else {}
         self._steps: dict[str, Collection[int]] = {}  # of points that a resumed run holds
@@ -136,8 +139,9 @@ class Run:
         try:
             return call(self._client, self.id)
         except Exception as error:  # no error of MLflow, its server or its disk may stop a training
-            warn(error)
-            self._client = None
+            if not self._complete:
+                warn(error)
+            self._client, self.failure = None, error
             return None
         finally:
             took = time.perf_counter() - begun
@@ -283,6 +287,8 @@ class Run:
         self.flush()
         if status == "FINISHED":
             self._catch_up()
+        if self._complete and self._held and self._held.status == status and not +self.added:
+            return  # it lacked nothing
         self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:

@@ -1,5 +1,6 @@
 """The MLflow store: its address, the connection to it, and runs started, found, listed and ended in it."""
 
+import errno
 import os
 import platform
 import sys
@@ -7,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pipeline.errors import PipelineError, redact
+from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, redact
 from pipeline.tracking import database
 from pipeline.tracking.database import StoreError, load_mlflow, reason
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
@@ -19,6 +20,12 @@ FINGERPRINT = "fingerprint"
 PROCESS = "process"
 """The tag with machine, id and start of the process that writes a run."""
 _NEWEST_FIRST = ["attributes.start_time DESC"]
+_DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+_SQLITE_PROBLEMS = {  # the second is a limit on the size of files, too
+    "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+}
 
 
 def root() -> Path:
@@ -137,21 +144,52 @@ def find(model_md5: str) -> Run:
     return Run()
 
 
+def _http_status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)  # that of requests, or of S3
+    return (
+        response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(response, dict) else getattr(response, "status_code", None)
+    )
+
+
+def explained(error: Exception) -> Exception:
+    """Return an error of one line for one that MLflow, its database, its server or its disk raised."""
+    if isinstance(error, PipelineError):
+        return error
+    uri, chain = redact(store_uri()), [cast(BaseException, error)]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    code = getattr(error, "error_code", "")
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE_ERRNOS:
+            return OSError(cause.errno, cause.strerror, cause.filename or uri)
+    for problem, number in _SQLITE_PROBLEMS.items():
+        if problem in str(error):
+            return OSError(number, problem, str(database.file_of(store_uri()) or uri))
+    if code in _DENIED or {401, 403} & set(map(_http_status, chain)):
+        return AccessError(f"{uri} does not let this user do it ({reason(error)}); MLFLOW_TRACKING_USERNAME names the user")
+    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+        return IntegrityError(f"MLflow refuses it ({reason(error)})")
+    return PipelineError(f"the MLflow store {uri} does not answer ({reason(error)})")
+
+
 @contextmanager
 def connected(experiment: str | None = None) -> Iterator[tuple[Client, str]]:
-    """Yield what :func:`connect` returns. Raises PipelineError when MLflow fails, here or in the block."""
+    """Yield what :func:`connect` returns. Raises what :func:`explained` returns when MLflow fails, here or in the block."""
     try:
         yield connect(experiment)
-    except PipelineError:
-        raise
     except Exception as error:  # whatever MLflow raises
-        raise PipelineError(f"the MLflow store {redact(store_uri())} does not answer ({reason(error)})") from None
+        raise explained(error) from None
 
 
-def records(experiment: str | None = None) -> list[tuple[Record, Run]]:
-    """Return the runs of an experiment with their content, newest first. Raises PipelineError without a store."""
+def records(experiment: str | None = None, deleted: bool = False) -> list[tuple[Record, Run]]:
+    """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked.
+
+    Raises what :func:`explained` returns.
+    """
     with connected(experiment) as (client, number):
-        found = load_mlflow().search_runs([number], order_by=_NEWEST_FIRST, output_format="list")
+        mlflow = load_mlflow()
+        kind = mlflow.entities.ViewType.ALL if deleted else mlflow.entities.ViewType.ACTIVE_ONLY
+        found = mlflow.search_runs([number], run_view_type=kind, order_by=_NEWEST_FIRST, output_format="list")
         return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
 
 

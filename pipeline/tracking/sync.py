@@ -2,73 +2,27 @@
 
 It reads the workspace and the commits of DVC's experiments. A run is identified by the md5 of its weights and the stage that
 trained them, so syncing twice adds nothing. DVC's files lack times, throughput, sample grids, and device and source of the
-training process; the tag ``sync`` marks runs without them.
+training process; the tag ``sync`` marks runs without them. A run that was deleted in MLflow stays deleted.
 """
 
-import csv
+import fcntl
+import os
+import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import click
 
 from pipeline.data import Shape
-from pipeline.errors import IntegrityError, PipelineError
-from pipeline.storage import flatten, load_arrays, load_json
+from pipeline.errors import AccessError, BusyError, IntegrityError
+from pipeline.storage import load_json
 from pipeline.tracking import events, store
+from pipeline.tracking.database import reason
+from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_repo import Source, Stage, sources
 from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run, finite, text
-
-
-def comparison_model(group: Stage, weights: str, file: Path) -> Stage:
-    """Return a stage for one model of a ``train_comparison``, with seed, model and beta of its folder and its weights' header."""
-    _, header = load_arrays(file)
-    name, folder = file.stem, PurePosixPath(weights).parent
-    params = {key: value for key, value in group.params.items() if key.split(".")[0] in ("data", "train")}
-    params |= {"seed": int(folder.name.rpartition("_")[2])} | ({} if header["beta"] is None else {"beta": header["beta"]})
-    params[name] = {key: header["config"].get(key, value) for key, value in group.params[name].items()}
-    if "pool.threads" in group.params:
-        params["train"] = {**params["train"], "threads": group.params["pool.threads"]}
-    outs = {out: md5 for out, md5 in group.outs.items() if folder.is_relative_to(out) or PurePosixPath(out).parent == folder}
-    return replace(group, params=params, outs=outs)
-
-
-def trained(source: Source) -> Iterator[Stage]:
-    """Yield a stage for each model that was trained in a source."""
-    for stage in source.stages:
-        if stage.module == "train" and stage.weights:
-            yield stage
-        elif stage.module == "train_comparison":
-            group = source.unfolded(stage)
-            for weights in (path for path in group.outs if path.endswith(".safetensors")):
-                try:
-                    if file := source.fetch(group, weights):
-                        yield comparison_model(group, weights, file)
-                    else:
-                        click.echo(f"sync: {weights} is neither here nor in DVC's cache; `dvc pull` brings it", err=True)
-                except (IntegrityError, KeyError, ValueError) as error:
-                    click.echo(f"sync: {weights} is left out, not of this version ({error})", err=True)
-
-
-def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
-    """Return a stage's metrics file, flat, or nothing where there is none that this version reads."""
-    file = source.fetch(stage, stage.out(".json"))
-    try:
-        return flatten(load_json(file)) if file else {}
-    except (IntegrityError, ValueError):
-        return {}
-
-
-def settings(stage: Stage) -> dict[str, Any]:
-    """Return the params of a training, flat, as the training logged them."""
-    name = PurePosixPath(stage.weights).stem
-    values: dict[str, Any] = {"model.name": name}
-    for key, value in stage.params.items():
-        section = "model" if key == name else key
-        values |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
-    return values
 
 
 class Training:
@@ -77,24 +31,46 @@ class Training:
     def __init__(self, source: Source, stage: Stage) -> None:
         self.source, self.stage, self.settings = source, stage, settings(stage)
         self.latest, self.latest_stage, self.is_new = source, stage, False
-        self.data = next((path, md5) for path, md5 in stage.deps.items() if path.endswith(".safetensors"))
+        self.data = stage.data or ("", "")
+        self.key = stage.outs[stage.weights], stage.name
         # The metrics of the download, empty if it was of another data set.
-        downloads = (read_metrics(source, download) for download in source.stages if self.data in download.outs.items())
+        downloads = (read_download(source, download) for download in source.stages if self.data in download.outs.items())
         self.about_data = next(downloads, {})
         self.history = source.fetch(stage, stage.out("_history.csv"))
-        lines = self.history.read_text().splitlines() if self.history else []
-        self.epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        try:
+            self.epochs = read_history(self.history) if self.history else []
+        except IntegrityError as error:
+            click.echo(f"sync: {stage.out('_history.csv')} is left out: {error}", err=True)
+            self.history, self.epochs = None, []
 
-    def run(self, held: list[tuple[Record, Run]]) -> Run:
-        """Return the newest run of these weights, else one that stopped before it logged them, else a new one."""
+    def __str__(self) -> str:
+        experiment = self.source.tags.get("dvc.exp.name", "")
+        return events.label(self.settings) + (f" ({experiment})" if experiment else "")
+
+    def run(self, held: list[tuple[Record, Run]], keys: set[tuple[str, str]], deleted: bool = False) -> Run | None:
+        """Return the newest run of these weights, else one that stopped before it logged them, else a new one.
+
+        ``keys`` are those of all trainings. A run that was deleted is brought back if asked; otherwise the result is None.
+        """
+        md5, stage = self.key
         # Two stages can train equal weights, such as the VAE and a comparison model of the same beta; each has its own run.
-        held = [(record, run) for record, run in held if record.tags.get(STAGE, self.stage.name) == self.stage.name]
-        same = [record for record, _ in held if record.tags.get(MODEL_MD5) == self.stage.outs[self.stage.weights]]
-        same = same or [record for record, run in held if self._is_unfinished(record, run)]
-        self.is_new = not same
+        own = [(record, run) for record, run in held if record.tags.get(STAGE, stage) == stage]
+        same = [record for record, _ in own if record.tags.get(MODEL_MD5) == md5]
+        if not same:  # that of a stage which has another name now
+            same = [r for r, _ in held if r.tags.get(MODEL_MD5) == md5 and (md5, r.tags.get(STAGE, stage)) not in keys]
+        active = [record for record in same if not record.is_deleted]
+        active = active or [record for record, run in own if not record.is_deleted and self._is_unfinished(record, run)]
+        if same and not active and not deleted:
+            return None
+        self.is_new = not same and not active
         with store.connected() as (client, experiment):
-            name, time = events.label(self.settings), self.source.time
-            found = client.get_run(same[0].id) if same else client.create_run(experiment, time, run_name=name)
+            if self.is_new:  # with tags by which the next sync finds it, should this one be killed
+                tags = {MODEL_MD5: md5, STAGE: stage, "sync": "true"}
+                found = client.create_run(experiment, self.source.time, tags, events.label(self.settings))
+            else:
+                if not active:
+                    client.restore_run(same[0].id)
+                found = client.get_run((active or same)[0].id)
             return Run(client, found.info, complete=True)
 
     def _is_unfinished(self, record: Record, run: Run) -> bool:
@@ -122,9 +98,12 @@ class Training:
         summary = read_metrics(self.source, self.stage)
         events.log_training_end(run, self.settings, summary, self.stage.outs[path], shape, self.history, weights)
         self._restore_results(run)
-        if self.is_new or run.added["points"]:
+        if run.added["points"]:
             run.set_tags({"sync": "true"})
         run.finish()
+        lacking = [path for path, file in ((path, weights), (self.stage.out("_history.csv"), self.history)) if path and not file]
+        if lacking and self.is_new:
+            click.echo(f"sync: {self}: no {' and '.join(lacking)} here or in DVC's cache; `dvc pull` fetches them", err=True)
 
     def _restore_results(self, run: Run) -> None:
         source, weights = self.latest, PurePosixPath(self.latest_stage.weights)
@@ -133,14 +112,14 @@ class Training:
         def files(stage: Stage, *suffixes: str) -> list[Path]:
             return [copy for path in stage.outs if path.endswith(suffixes) and (copy := source.fetch(stage, path))]
 
-        for stage in source.stages:
+        for stage in source.stages:  # in the order in which they run
             if stage.module in ("evaluate", "evaluate_comparison") and stage.deps.items() & known:
                 known |= stage.outs.items()
                 metrics = read_metrics(source, stage)
                 if stage.module == "evaluate_comparison":  # one file for all models, by their folders
                     start = f"{weights.parent.name}/"
                     metrics = {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
-                if {"profile", "dataset"} <= metrics.keys():
+                if {"profile", "dataset"} <= metrics.keys() and re.fullmatch(r"[\w.-]+", str(metrics["dataset"])):
                     events.log_evaluation(run, metrics, files(stage, ".parquet"))
         for stage in (stage for stage in source.stages if stage.deps.items() & known):
             if stage.module in ("figures", "claims"):
@@ -148,7 +127,10 @@ class Training:
                 events.log_figures(run, stage.module, files(source.unfolded(stage), ".png", latent))
             if stage.module == "claims":
                 for ledger in files(stage, ".json"):
-                    events.log_claims(run, load_json(ledger).get("claims", {}))
+                    try:
+                        events.log_claims(run, load_json(ledger).get("claims", {}))
+                    except UNREADABLE as error:
+                        click.echo(f"sync: {stage.out('.json')} is left out ({reason(error)})", err=True)
             if stage.module == "explorer":
                 for page in files(stage, ".html"):
                     run.log_file(page)
@@ -159,33 +141,75 @@ def trainings(scratch: Path) -> list[Training]:
     found: dict[tuple[str, str], Training] = {}
     for source in sources(scratch):
         for stage in trained(source):
-            reads_data = any(path.endswith(".safetensors") for path in stage.deps)
-            if reads_data and {"seed", "model.hidden_dims", "model.latent_dim"} <= settings(stage).keys():
-                key = stage.outs[stage.weights], stage.name
-                if key not in found:
-                    found[key] = Training(source, stage)
-                found[key].latest, found[key].latest_stage = source, stage
+            try:
+                check(stage)
+            except UNREADABLE as error:
+                click.echo(f"sync: the stage {stage.name} is left out: {reason(error)}", err=True)
+                continue
+            key = stage.outs[stage.weights], stage.name
+            if key not in found:
+                found[key] = Training(source, stage)
+            found[key].latest, found[key].latest_stage = source, stage
         source.files.close()  # or two databases stay open for each experiment; the next read opens it again
     return list(found.values())
 
 
-def sync() -> tuple[int, int]:
-    """Complete MLflow's runs; return the number of trainings and of changed runs. Raises PipelineError without a store."""
-    with tempfile.TemporaryDirectory() as scratch:
-        known, changed = trainings(Path(scratch)), 0
-        held = store.records() if known else []
+@contextmanager
+def _alone() -> Iterator[None]:
+    path = store.root() / ".pipeline" / "sync.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "?"
+            raise BusyError(f"another {SYNC} runs as process {holder}; run it again when that one has ended") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def sync(deleted: bool = False) -> tuple[int, int]:
+    """Complete MLflow's runs, ``deleted`` ones, too, if asked; return the number of trainings and of changed runs.
+
+    Raises:
+        IntegrityError: dvc.lock is missing or damaged, or MLflow refuses content of some runs, which are named.
+        BusyError: another sync runs.
+        AccessError: this user may not write some runs, which are named.
+        PipelineError: MLflow does not answer.
+    """
+    with _alone(), tempfile.TemporaryDirectory() as scratch:
+        known, changed, failed = trainings(Path(scratch)), 0, list[Exception]()
+        held, keys = store.records(deleted=True) if known else [], {training.key for training in known}
+        left = list[str]()
         for training in known:
-            run = training.run(held)
-            held = [(record, other) for record, other in held if record.id != run.id]
-            training.restore(run)
-            for source in (training.source, training.latest):
-                source.files.close()
-            if not run.alive:
-                raise PipelineError(f"MLflow failed in the middle; run {SYNC} again once it is back")
+            try:
+                run = training.run(held, keys, deleted)
+                if run is None:
+                    left.append(str(training))
+                    continue
+                held = [(record, other) for record, other in held if record.id != run.id]
+                training.restore(run)
+                if run.failure:
+                    raise store.explained(run.failure)
+            except (AccessError, *UNREADABLE) as error:
+                click.echo(f"sync: {training} is not complete: {reason(error)}", err=True)
+                failed.append(error)
+                continue
+            finally:
+                for source in (training.source, training.latest):
+                    source.files.close()
             if added := +run.added:
                 changed += 1
                 what = ", ".join(f"{count} {kind}" for kind, count in added.items())
-                where = training.source.tags.get("dvc.exp.name", "")
-                name = events.label(training.settings) + (f" ({where})" if where else "")
-                click.echo(f"sync: {name}: {'rebuilt with' if training.is_new else 'added'} {what}")
+                click.echo(f"sync: {training}: {'rebuilt with' if training.is_new else 'added'} {what}")
+    for ended in store.end_stale_runs() if known else []:
+        click.echo(f"sync: {ended.name}: ended, because its process was killed")
+    if left:
+        click.echo(f"sync: deleted in MLflow and left so: {', '.join(left)}; `latent sync --deleted` brings them back", err=True)
+    if failed:
+        kind = AccessError if any(isinstance(error, AccessError) for error in failed) else IntegrityError
+        raise kind(f"{len(failed)} of {len(known)} runs could not be completed, see above")
     return len(known), changed

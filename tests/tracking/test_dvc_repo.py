@@ -1,11 +1,14 @@
 """What is read of DVC's files in the workspace and in commits."""
 
+import re
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
+from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.storage import md5
 from pipeline.tracking.dvc_repo import Source, Stage, folder_md5, sources
@@ -46,7 +49,7 @@ def test_stage_has_what_its_lock_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        {"cmd": ["python -m stages.train vae", "true"]},
+        {"cmd": ["sh script.sh", "true", 1, None]},
         {"cmd": "sh script.sh"},
         {"cmd": "python -m stages."},
         {"outs": []},
@@ -57,17 +60,115 @@ def test_stage_with_another_command_is_none_of_the_pipeline(entry: dict) -> None
 
 
 def test_dependencies_without_md5_are_left_out() -> None:
-    entry = {"cmd": "python -m stages.train vae", "deps": [{"path": "s3://a", "etag": "1"}, {"path": "b", "md5": "2"}]}
-    stage = Stage.of("train_vae", entry)
+    deps = [
+        {"path": "s3://a", "etag": "1"},
+        {"path": "b", "md5": "2" * 32},
+        {"path": "c", "md5": None},
+        {"path": "d", "repo": {}},
+    ]
+    stage = Stage.of("train_vae", {"cmd": "python -m stages.train vae", "deps": deps})
     assert stage
-    assert (stage.module, stage.deps, stage.outs, stage.params) == ("train", {"b": "2"}, {}, {})
+    assert (stage.module, stage.deps, stage.outs, stage.params) == ("train", {"b": "2" * 32}, {}, {})
+
+
+def test_stage_of_several_commands_is_that_of_the_pipeline() -> None:
+    stage = Stage.of("train_vae", {"cmd": ["mkdir -p models", "python -m stages.train vae"]})
+    assert stage
+    assert (stage.module, stage.words) == ("train", ("vae",))
+
+
+def test_options_of_the_command_say_where_params_data_and_weights_are() -> None:
+    entry = {
+        "cmd": "python -m stages.train --params=big.yaml vae --data data/other.safetensors --out models/big",
+        "params": {"params.yaml": {"seed": 1}, "big.yaml": {"seed": 2}},
+        "deps": [{"path": f"data/{name}.safetensors", "md5": str(n) * 32} for n, name in enumerate(("dataset", "other"))],
+        "outs": [{"path": f"models/{name}.safetensors", "md5": str(n) * 32} for n, name in enumerate(("extra", "vae"), 2)],
+    }
+    stage = Stage.of("big", entry)
+    assert stage
+    assert (stage.params, stage.data) == ({"seed": 2}, ("data/other.safetensors", "1" * 32))
+    assert stage.weights == "models/vae.safetensors"
 
 
 @pytest.mark.usefixtures("repository")
-def test_lock_file_that_is_none_has_no_stages(tmp_path: Path) -> None:
-    for content in ("", "stages", "stages: 1", "stages: {a: 1}", "a: [", "stages: {a: {cmd: 1}}"):
-        write("dvc.lock", content)
-        assert sources(tmp_path / "scratch")[-1].stages == [], content
+@pytest.mark.parametrize("lock", ["dvc.lock", "claims/dvc.lock"])
+def test_damaged_lock_of_the_workspace_is_one_line_with_the_way_out(lock: str, tmp_path: Path) -> None:
+    write(lock, good := Path("dvc.lock").read_text())
+    damages = ("", "stages", "schema: '2.0'\nstages: 1", "schema: '2.0'\nstages: {a: 1}", "a: [", good.replace("cmd", "cxd"))
+    damages += (
+        f"<<<<<<< HEAD\n{good}=======\n{good}>>>>>>> other\n",
+        good.replace("2.0", "1.0"),
+        good[: good.index("md5: ") + 9],
+        "[" * 3000,
+    )
+    damages += (good.replace("path:", "pxth:"), good + "stages: {}\n", good.replace("2.0", "2.0\udcff"))
+    for content in damages:
+        Path(lock).write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(IntegrityError, match=f"^{lock}: .*; `git checkout HEAD -- {lock}` brings"):
+            _ = sources(tmp_path / "scratch")[-1].stages
+    Path(lock).unlink()
+    Path(lock).mkdir()
+    with pytest.raises(IntegrityError, match=f"^{lock}: .*irectory"):
+        _ = sources(tmp_path / "scratch")[-1].stages
+
+
+@pytest.mark.usefixtures("repository")
+def test_missing_lock_of_the_workspace_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+    assert sources(tmp_path / "scratch")[-1].stages, "a pipeline of claims that never ran has none"
+    Path("dvc.lock").unlink()
+    with pytest.raises(IntegrityError, match=r"^dvc.lock: no such file; `git checkout HEAD -- dvc.lock` brings it back"):
+        _ = sources(tmp_path / "scratch")[-1].stages
+    git("rm", "-q", "--cached", "dvc.lock")
+    git("commit", "-qm", "without")
+    with pytest.raises(IntegrityError, match=r"^dvc.lock: no such file; `dvc repro` makes it"):
+        _ = sources(tmp_path / "scratch")[-1].stages
+
+
+@pytest.mark.usefixtures("repository")
+def test_damaged_lock_of_an_experiment_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline, good = git("rev-parse", "HEAD"), Path("dvc.lock").read_text()
+    write("dvc.lock", "<<<<<<< HEAD\n")
+    git("commit", "-qam", "damaged")
+    git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/one", damaged := git("rev-parse", "HEAD"))
+    git("reset", "-q", "--hard", baseline)
+    assert Path("dvc.lock").read_text() == good
+    assert [bool(source.stages) for source in sources(tmp_path / "scratch")] == [True, False, True]
+    said = capsys.readouterr().err
+    assert said == f"sync: one ({damaged[:7]}) is left out: dvc.lock: a merge left its marks in it\n"
+
+
+@pytest.mark.usefixtures("repository")
+def test_wrong_configuration_and_no_repository_are_one_line(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    write(".dvc/config.local", "[cache\n")
+    with pytest.raises(IntegrityError, match=r"^DVC cannot read its configuration \(.*config.*\); correct it"):
+        sources(tmp_path / "scratch")
+    with chdir(tmp_path_factory.mktemp("none")), pytest.raises(ParamsError, match=r"is not in a DVC repository"):
+        sources(tmp_path / "scratch")
+
+
+@pytest.mark.usefixtures("repository")
+def test_text_that_dvc_2_locked_may_have_other_line_ends(tmp_path: Path) -> None:
+    locked = Path("dvc.lock").read_text()
+    write("results/file", "a\nb\n")
+    old, new = md5("results/file"), re.search(r"results/file\n +hash: md5\n +md5: (\w+)", locked)
+    assert new
+    for path in ("results/file", "dvc.lock"):
+        Path(path).write_bytes(b"a\r\nb\r\n" if path != "dvc.lock" else locked.replace(new[1], old).encode())
+    source, stage = workspace_source(tmp_path / "three")
+    assert source.fetch(stage, "results/file") is None
+    write("dvc.lock", locked.replace(new[1], old).replace("      hash: md5\n", ""))
+    source, stage = workspace_source(tmp_path / "two")
+    copy = source.fetch(stage, "results/file")
+    assert copy
+    assert copy.read_bytes() == b"a\r\nb\r\n"
+
+
+@pytest.mark.usefixtures("repository")
+def test_md5_is_never_a_path(tmp_path: Path) -> None:
+    secret, locked = write("secret/file", "of another user"), Path("dvc.lock").read_text()
+    write("dvc.lock", re.sub(r"(results/file\n +hash: md5\n +md5: )\w+", rf"\1{secret.parent.absolute()}", locked))
+    with pytest.raises(IntegrityError, match=r"^dvc.lock: the entry figures is not that of a stage"):
+        _ = sources(tmp_path / "scratch")[-1].stages
 
 
 @pytest.mark.usefixtures("repository")
@@ -154,10 +255,11 @@ def test_experiments_and_their_baselines_are_sources(repository: Repository, tmp
 
 
 @pytest.mark.usefixtures("repository")
-def test_baseline_that_git_does_not_have_has_no_stages(tmp_path: Path) -> None:
+def test_baseline_that_git_does_not_have_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head = git("rev-parse", "HEAD")
     git("update-ref", f"refs/exps/{'0' * 2}/{'1' * 38}/one", head)
     assert [bool(source.stages) for source in sources(tmp_path / "scratch")] == [False, True, True]
+    assert "the baseline of an experiment (0011111) is left out" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("repository")

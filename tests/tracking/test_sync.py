@@ -1,6 +1,9 @@
 """A store that is deleted comes back from DVC's files as it was, but for what they do not hold; syncing twice adds nothing."""
 
+import errno
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 from dvc.repo import Repo
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 from ruamel.yaml import YAML
 
 from pipeline.cli import main
@@ -15,9 +20,10 @@ from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import Params
 from pipeline.storage import md5, save_json
+from pipeline.tracking import dvc_files, events, sync
 from pipeline.tracking import store as tracking
-from pipeline.tracking import sync
 from pipeline.tracking.dvc_repo import Stage
+from pipeline.tracking.run import Run
 from tests.tracking.fake_training import history, settings
 from tests.tracking.repository import Repository, git, write
 from tests.tracking.test_store import killed
@@ -219,7 +225,7 @@ def test_stages_of_others_are_left_alone(repository: Repository) -> None:
         write(f"results/{name}.safetensors", name)
         repository.add(name, "train vae", ["script.sh"], [f"results/{name}.safetensors"], params=["seed"])
     stages = repository.pipelines["dvc.yaml"]
-    stages["several"]["cmd"] = ["python -m stages.train vae", "true"]
+    stages["several"]["cmd"] = ["true", "sh script.sh"]
     stages["shell"]["cmd"] = "sh script.sh"
     repository.lock()
     locked = YAML(typ="safe").load(Path("dvc.lock"))
@@ -251,11 +257,11 @@ def test_comparison_model_has_the_params_that_tell_it_apart(tmp_path: Path) -> N
     folder = "models/comparison/larger_beta_7"
     outs = {"models/comparison": "0.dir", f"{folder}/vae.safetensors": "1", "models/comparison/other_7/ae.safetensors": "2"}
     group = Stage("train_comparison", "train_comparison", params, {"data/dataset.safetensors": "3"}, outs)
-    stage = sync.comparison_model(group, f"{folder}/vae.safetensors", tmp_path / "vae.safetensors")
+    stage = dvc_files.comparison_model(group, f"{folder}/vae.safetensors", tmp_path / "vae.safetensors")
     assert stage.outs == {"models/comparison": "0.dir", f"{folder}/vae.safetensors": "1"}
     expected = {"model.name": "vae", "seed": 7, "beta": 4.0, "data.val_size": 0.1, "train.threads": 1}
     expected |= {"model.net": "mlp", "model.latent_dim": 2, "model.hidden_dims": [16, 8], "model.epochs": 5}
-    assert sync.settings(stage) == expected
+    assert dvc_files.settings(stage) == expected
 
 
 def test_run_that_lost_its_server_is_completed_and_not_doubled(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +328,201 @@ def test_files_that_are_not_those_of_the_lock_file_are_not_logged(repository: Re
 
 
 def test_nothing_to_sync_and_no_store(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.lock()
     assert "0 trainings" in synced()
     repository.train("ae", 1.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     done = CliRunner().invoke(main, ["sync"])
     assert done.exit_code == 1
     assert "does not answer" in done.output
+
+
+def stopped(code: int) -> str:
+    """Return what a sync that ends with this code prints on stderr."""
+    done = CliRunner().invoke(main, ["sync"])
+    assert done.exit_code == code, done.output
+    return done.stderr
+
+
+def refusing(message: str, code: int) -> Callable[..., None]:
+    """Return a method of the client whose server answers with an error."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MlflowException(message, code)
+
+    return refuse
+
+
+def test_second_sync_at_once_is_refused_in_one_line(repository: Repository) -> None:
+    repository.lock()
+    with sync._alone():
+        said = f"error: another `latent sync` runs as process {os.getpid()}; run it again when that one has ended\n"
+        assert stopped(75) == said
+    assert "0 of them new or incomplete" in synced()
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_killed_sync_is_continued_in_its_own_run(repository: Repository, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.train("vae", 4.0)
+    before = contents()
+    delete_store()
+    log_batch, asked = MlflowClient.log_batch, 0
+
+    def killed(self: MlflowClient, *args: Any, **others: Any) -> None:
+        nonlocal asked
+        if (asked := asked + 1) > calls:
+            raise KeyboardInterrupt
+        log_batch(self, *args, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", killed)
+        CliRunner().invoke(main, ["sync"])
+    ((half, _),) = tracking.records()
+    assert half.status != "FINISHED"
+    assert "1 of them new or incomplete" in synced()
+    assert contents() == before
+    assert {record.tags["sync"] for record, _ in tracking.records()} == {"true"}
+
+
+def test_complete_runs_are_not_written(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.train("vae", 4.0)
+    repository.evaluate()
+    synced()
+    for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "update_run", "log_artifact"):
+        monkeypatch.setattr(MlflowClient, name, refusing("Permission denied", PERMISSION_DENIED))
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", refusing("Permission denied", PERMISSION_DENIED))
+    assert "0 of them new or incomplete" in synced()
+
+
+def test_runs_that_the_user_may_not_write_are_named_and_the_others_completed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.train("ae", 1.0)
+    repository.train("vae", 4.0)
+    (of_ae,) = [record.id for record, _ in tracking.records() if record.params["model.name"] == "ae"]
+    for record, _ in tracking.records():
+        MlflowClient(tracking.store_uri()).delete_tag(record.id, "data.md5")
+    log_batch = MlflowClient.log_batch
+
+    def denied(self: MlflowClient, run_id: str, *args: Any, **others: Any) -> None:
+        if run_id == of_ae:
+            refusing("Permission denied", PERMISSION_DENIED)()
+        log_batch(self, run_id, *args, **others)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", denied)
+    said = stopped(77)
+    assert "sync: ae 16-8-2 seed=1 is not complete: " in said
+    assert "does not let this user do it (Permission denied)" in said
+    assert said.endswith("error: 1 of 2 runs could not be completed, see above\n")
+    assert "MLflow failed" not in said
+    assert {"data.md5" in record.tags for record, _ in tracking.records() if record.id != of_ae} == {True}
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "error", "code", "said"),
+    [
+        ("create_run", "Permission denied", PERMISSION_DENIED, 77, "does not let this user do it (Permission denied)"),
+        ("log_inputs", "Invalid name", INVALID_PARAMETER_VALUE, 3, "MLflow refuses it (Invalid name)"),
+        ("log_inputs", "database or disk is full", INTERNAL_ERROR, 74, "mlflow.db: database or disk is full; make room"),
+        ("log_inputs", "disk I/O error", INTERNAL_ERROR, 74, "mlflow.db: disk I/O error; make room"),
+        ("log_inputs", "attempt to write a readonly database", INTERNAL_ERROR, 74, "mlflow.db: attempt to write"),
+        ("log_inputs", "gone", INTERNAL_ERROR, 1, "does not answer (gone)"),
+    ],
+)
+def test_error_of_mlflow_is_told_apart(
+    repository: Repository, method: str, message: str, error: int, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)
+    repository.train("ae", 1.0)
+    delete_store()
+    monkeypatch.setattr(MlflowClient, method, refusing(message, error))
+    assert said in stopped(code)
+
+
+def test_artifact_without_space_is_one_line(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.train("ae", 1.0)
+    delete_store()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "mlartifacts/history.csv")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", full)
+    assert stopped(74).startswith("error: mlartifacts/history.csv: No space left on device; make room")
+
+
+def test_deleted_run_stays_deleted_unless_asked_and_remains_champion(repository: Repository) -> None:
+    repository.train("vae", 1.0)
+    repository.evaluate()
+    repository.train("ae", 1.0)
+    before, client = contents(), MlflowClient(tracking.store_uri())
+    version = client.get_model_version_by_alias("latent-spaces-blobs", "champion")
+    client.delete_run(version.run_id)
+    done = CliRunner().invoke(main, ["sync"])
+    assert "2 trainings in DVC's files, 0 of them new or incomplete" in done.stdout
+    left = "sync: deleted in MLflow and left so: vae 16-8-2 beta=1 seed=1; `latent sync --deleted` brings them back\n"
+    assert done.stderr == left
+    assert [record.params["model.name"] for record, _ in tracking.records()] == ["ae"]
+    with tracking.start("worse", {"dataset": "blobs"}) as worse:
+        worse.log_model(Path("models/vae.safetensors"), "vae", (1, 8, 8), 2)
+        events.log_evaluation(worse, {"dataset": "blobs", "profile": "full", "test/elbo": -99.0}, [])
+    assert client.get_model_version_by_alias("latent-spaces-blobs", "champion").version == version.version
+    client.delete_run(worse.id)
+    assert CliRunner().invoke(main, ["sync", "--deleted"]).exit_code == 0
+    assert contents() == before
+
+
+def test_run_of_a_renamed_stage_is_kept(repository: Repository) -> None:
+    repository.train("vae", 4.0)
+    stages = repository.pipelines["dvc.yaml"]
+    stages["train_mine"] = stages.pop("train_vae")
+    write("dvc.lock", Path("dvc.lock").read_text().replace("train_vae", "train_mine"))
+    repository.relock("train_mine")
+    assert "1 trainings in DVC's files, 0 of them new or incomplete" in synced()
+    assert len(tracking.records()) == 1
+
+
+HISTORY, SUMMARY, ABOUT = "metrics/vae_history.csv", "metrics/vae_train.json", "metrics/data.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        (HISTORY, "epoch,val/loss\n1,x\n", f"sync: {HISTORY} is left out: not the history of a training"),
+        (HISTORY, "epoch,val/loss\n1\n", f"sync: {HISTORY} is left out: not the history of a training"),
+        (HISTORY, "val/loss\n1\n", f"sync: {HISTORY} is left out: not the history of a training"),
+        (HISTORY, "epoch,val/loss\n1e300,1\n", f"sync: {HISTORY} is left out: not the history of a training"),
+        (SUMMARY, "[" * 9000, f"sync: {SUMMARY} is left out"),
+        (SUMMARY, f'{{"epochs": 1{"0" * 400}, "best/val/loss": NaN}}', "sync: vae 16-8-2 beta=4 seed=1 is not complete"),
+        (ABOUT, '{"name": "blobs", "height": "8", "width": 8, "train/images": 1}', ""),
+        (ABOUT, '{"name": "blobs", "height": 1000000000, "width": 1000000000, "train/images": 1}', ""),
+        (ABOUT, '{"name": 1}', ""),
+    ],
+)
+def test_strange_content_of_locked_files_is_named(
+    repository: Repository, path: str, content: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)  # which takes seconds
+    repository.train("vae", 4.0)
+    write(path, content)
+    repository.relock("download" if path == ABOUT else "train_vae")
+    delete_store()
+    done = CliRunner().invoke(main, ["sync"])
+    assert done.exit_code == (3 if "complete" in said else 0), done.output
+    assert said in done.stderr
+    assert len(tracking.records()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", "x"), ("seed", 10**400), ("vae", {"latent_dim": 2}), ("vae", 1), ("beta", "x"), ("beta", [1])]
+)
+def test_stage_with_strange_params_is_named_and_left_out(
+    repository: Repository, key: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)
+    repository.train("vae", 4.0)
+    locked = YAML(typ="safe").load(Path("dvc.lock"))
+    locked["stages"]["train_vae"]["params"]["params.yaml"][key] = value
+    YAML().dump(locked, Path("dvc.lock"))
+    printed = synced()
+    assert "sync: the stage train_vae is left out: its params have " in printed
+    assert "sync: 0 trainings" in printed
