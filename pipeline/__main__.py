@@ -1,6 +1,15 @@
-"""``python -m pipeline``: the same as the command ``latent``."""
+"""The command ``latent``, also as ``python -m pipeline``."""
 
-from pipeline.cli import main
+from pipeline.startup import begin
+
+
+def main() -> None:
+    """Run the command and end the process."""
+    begin()
+    from pipeline.cli import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
 
 from pipeline.data import Dataset, Shape, intensities
-from pipeline.errors import IntegrityError
 from pipeline.runtime import generator
-from pipeline.storage import load_arrays, md5, save_arrays
+from pipeline.storage import Header, Size, check_arrays, load_arrays, md5, refusing, save_arrays
 
 BATCH = 128
 LEARNING_RATE = 3e-3
@@ -96,6 +96,13 @@ def train_classifier(dataset: Dataset, *, num_steps: int, seed: int, device: tor
     return Classifier(net, dataset.name, float((probabilities.argmax(-1) == test.labels).mean()))
 
 
+class _Header(Header):
+    dataset: str
+    accuracy: float = Field(ge=0, le=1)
+    image_shape: tuple[Size, Size, Size]
+    num_classes: Size
+
+
 def save_classifier(path: str | Path, classifier: Classifier | None) -> None:
     """Write the classifier, or a note that there is none; equal weights give equal bytes."""
     if classifier is None:
@@ -112,14 +119,17 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     arrays, header = load_arrays(path)
     if header == {"note": NO_CLASSES}:
         return None
-    try:
-        net = ClassifierNet(tuple(header["image_shape"]), header["num_classes"])
-        missing = net.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()}, strict=False)
-        if missing.unexpected_keys or any("num_batches" not in key for key in missing.missing_keys):
+    with refusing(path, "a classifier"):
+        _Header.check(header)
+        sizes = tuple(header["image_shape"]), header["num_classes"]
+        with torch.device("meta"):  # which allocates nothing, so that a file cannot ask for more than it holds
+            expected = {name: tensor for name, tensor in ClassifierNet(*sizes).state_dict().items() if "num_batches" not in name}
+        if expected.keys() != arrays.keys():
             raise ValueError("it has other layers")
+        check_arrays(arrays, {name: " ".join(["f4", *map(str, tensor.shape)]) for name, tensor in expected.items()})
+        net = ClassifierNet(*sizes)
+        net.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()}, strict=False)
         return Classifier(net.to(device).eval(), header["dataset"], header["accuracy"], md5(path))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise IntegrityError(f"{path}: not a classifier of this version ({error}); delete it and run `dvc repro`") from None
 
 
 def accept_classifier(classifier: Classifier | None, required: float) -> tuple[Classifier | None, dict[str, Any]]:

@@ -74,7 +74,10 @@ def compare(experiment: str | None, dataset: str | None, model: str | None, tags
     from pipeline.tracking.store import records
 
     compared = select(records(experiment), dataset, model, tags)
-    Console(width=None if sys.stdout.isatty() else 120).print(render(compared))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with console.capture() as table:  # it would end the process with 1 when the reader has gone
+        console.print(render(compared))
+    click.echo(table.get(), nl=False)
     figures = write_comparison(compared, out, dpi)
     if not all(run.alive for run in compared.runs):
         raise PipelineError("the MLflow store stopped answering; what is drawn is incomplete")

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.errors import IntegrityError
-from pipeline.storage import load_arrays, save_arrays
+from pipeline.storage import Header, load_arrays, refusing, save_arrays
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
+MAX_CLASSES = 1 << 16
 Pixels = TypeVar("Pixels")
 
 
@@ -26,6 +26,7 @@ def intensities(pixels: Pixels) -> Pixels:
 @dataclass(frozen=True)
 class Images:
     """Images ``[N, C, H, W]`` (uint8, 0 black to 255 white), with labels ``[N]`` and factors ``[N, K]`` (int64) where known.
+    Labels are numbers of classes, from 0.
 
     Raises ValueError for other shapes and types.
 
@@ -45,6 +46,8 @@ class Images:
             if values is not None and (values.dtype != np.int64 or values.ndim != ndim or len(values) != len(self)):
                 expected = f"[{len(self)}]" if ndim == 1 else f"[{len(self)}, K]"
                 raise ValueError(f"{name} must be int64 {expected}, not {values.dtype} {list(values.shape)}")
+        if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < MAX_CLASSES:
+            raise ValueError(f"labels must be 0 to {MAX_CLASSES - 1}, not {self.labels.min()} to {self.labels.max()}")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -73,11 +76,19 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set with its published train/test split."""
+    """A named data set with its published train/test split. Raises ValueError when the two differ in shape."""
 
     name: str
     train: Images
     test: Images
+
+    def __post_init__(self) -> None:
+        if self.train.shape != self.test.shape:
+            raise ValueError(f"training images {list(self.train.shape)} and test images {list(self.test.shape)} differ in shape")
+
+
+class _Header(Header):
+    dataset: str
 
 
 def save_dataset(path: str | Path, dataset: Dataset) -> None:
@@ -90,12 +101,13 @@ def save_dataset(path: str | Path, dataset: Dataset) -> None:
 def load_dataset(path: str | Path) -> Dataset:
     """Read the prepared file. Raises IntegrityError naming it when it is missing or damaged."""
     arrays, header = load_arrays(path)
-    try:
-        names = [(f"{part}_pixels", f"{part}_labels", f"{part}_factors") for part in ("train", "test")]
-        parts = [Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names]
+    with refusing(path, "a prepared data set"):
+        _Header.check(header)
+        names = {part: [f"{part}_{field}" for field in ("pixels", "labels", "factors")] for part in ("train", "test")}
+        if unknown := arrays.keys() - {*names["train"], *names["test"]}:
+            raise ValueError(f"unknown arrays: {', '.join(sorted(unknown))}")
+        parts = [Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names.values()]
         return Dataset(header["dataset"], *parts)
-    except (KeyError, ValueError) as error:
-        raise IntegrityError(f"{path}: not a prepared data set ({error}); delete it and run `dvc repro`") from None
 
 
 def holdout(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:

@@ -5,9 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-OUT_OF_MEMORY, NO_SPACE, INTERRUPTED = 5, 74, 130
+OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, CLOSED_PIPE = 5, 74, 130, 141
+DAMAGED = "run `latent verify --fix`, then `dvc repro`"
+"""The advice for a damaged file of DVC's, whose cache may hold the damaged bytes, too."""
+
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO}
 _SECRET_NAME = re.compile("PASSWORD|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY")
 # A password may hold any character, so what stands before the last @ of a word is hidden. Paths may hold @, ? and # as well.
 _IN_URLS = [
@@ -18,7 +22,15 @@ _IN_URLS = [
     (re.compile(r"\b(https?:)(?!//)\S+"), r"\1***"),
     (re.compile(r"^[^\s/:]+:(?!//)\S*@(?=\S*$)"), ""),
 ]
-NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+# What libraries say that raise errors of their own.
+_MEMORY_WORDS = re.compile(
+    "out of memory|(can't|cannot|unable to|failed to) allocate|bad_alloc|not enough memory|alloc_failed|invalid buffer size"
+    "|storage size calculation overflowed|failed to map segment|can't start new thread|thread creation failed",
+    re.IGNORECASE,
+)
+_SPACE_WORDS = re.compile(
+    "no space left|disk is full|file too large|quota exceeded|read-only file system|readonly database", re.IGNORECASE
+)
 
 
 class PipelineError(Exception):
@@ -75,28 +87,71 @@ def describe(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code of an error that the user can act on, None for any other."""
     import click
 
-    if isinstance(error, PipelineError):
-        return str(error), error.exit_code
-    if isinstance(error, click.ClickException):
-        return f"{error.format_message()} (see --help)", error.exit_code
-    if isinstance(error, click.Abort):
-        return "interrupted", INTERRUPTED
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
-    if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
-        return f"{error.filename or 'output'}: {error.strerror}; make room or make it writable, then run again", NO_SPACE
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
-        return f"out of memory ({error}); lower train.batch_size or the hidden_dims", OUT_OF_MEMORY
+    says = str(error).strip()
+    text = says.split("\n")[0][:300]
+    match error:
+        case PipelineError():
+            return str(error), error.exit_code
+        case click.ClickException():
+            return f"{error.format_message()} (see --help)", error.exit_code
+        case FileNotFoundError(filename=name) if name:
+            return f"{name}: no such file or folder; run `dvc repro`", IntegrityError.exit_code
+        case MemoryError() | OSError(errno=errno.ENOMEM):
+            return _out_of_memory(text)
+        case OSError(errno=number, filename=name) if number in NO_SPACE_ERRNOS:
+            return f"{name or 'standard output'}: {error.strerror}; make room or make it writable, then run again", NO_SPACE
+        case OSError(errno=int(), filename=name) if name:
+            return f"{name}: {error.strerror}; move it out of the way or give another path", IntegrityError.exit_code
+        case EOFError() | ValueError() | TypeError() if "marshal data" in text or "EOF read where" in text:
+            cure = f"run `find {sys.prefix} -name '*.pyc' -delete`, then run again"
+            return f"a compiled file of Python is damaged, as after a full disk ({text}); {cure}", IntegrityError.exit_code
+    if _MEMORY_WORDS.search(says):
+        return _out_of_memory(text)
+    if _SPACE_WORDS.search(says):
+        return f"{text}; make room or make it writable, then run again", NO_SPACE
     return None
+
+
+def _out_of_memory(text: str) -> tuple[str, int]:
+    return (
+        f"out of memory ({text or 'no details'}); end other programs, or lower train.batch_size or the hidden_dims",
+        OUT_OF_MEMORY,
+    )
+
+
+def _flush_output() -> None:
+    """Write what is left for standard output; if that fails, drop it, so that Python does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End the process with a line on stderr and an exit code for an error that :func:`describe` knows; raise any other."""
+    """End the process with a line on stderr and an exit code for an error that :func:`describe` knows; raise any other.
+
+    Ctrl-C, and a reader of standard output that has gone, as in ``latent compare | head``, end it in silence.
+    """
+    import click
+
     try:
-        yield
+        try:
+            yield
+        finally:
+            _flush_output()
+            if "PacifyFlush" in type(sys.stdout).__name__:  # by which click hides a closed pipe
+                sys.exit(CLOSED_PIPE)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(CLOSED_PIPE)
     except Exception as error:
         if not (known := describe(error)):
             raise
-        print(f"error: {' '.join(redact(known[0]).split())}", file=sys.stderr)
+        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(redact(known[0]).split()))
+        with suppress(OSError):
+            print(f"error: {line}", file=sys.stderr, flush=True)
         sys.exit(known[1])

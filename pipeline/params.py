@@ -1,17 +1,25 @@
 """The typed, validated schema of params.yaml."""
 
+import re
+import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML, tokens
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.tokens import AliasToken, AnchorToken, TagToken
 
 from pipeline.errors import ParamsError
 
-MAX_BYTES = 64 * 1024
+# The limits of a file. Its parser needs minutes for a text that consists of brackets.
+MAX_BYTES, MAX_BRACKETS, MAX_TOKENS, MAX_DEPTH = 64 * 1024, 2000, 10_000, 20
+_REFUSED = tokens.AnchorToken | tokens.AliasToken | tokens.TagToken | tokens.DirectiveToken
+_STARTS = (
+    tokens.BlockSequenceStartToken | tokens.BlockMappingStartToken | tokens.FlowSequenceStartToken | tokens.FlowMappingStartToken
+)
+_ENDS = tokens.BlockEndToken | tokens.FlowSequenceEndToken | tokens.FlowMappingEndToken
 
 
 class Section(BaseModel):
@@ -25,9 +33,20 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Width = Annotated[int, Field(ge=1, le=65536)]
 
 
+def _without_credentials(mirror: str) -> str:
+    if re.match(r"\s*([a-z][a-z0-9+.-]+:|//)", mirror, re.IGNORECASE) and set(mirror) & {"@", "?"}:
+        raise ValueError(
+            "a URL with '@' or '?' may hold a password, which would go into git and MLflow; set it as PIPELINE_MIRROR instead"
+        )
+    return mirror
+
+
+Mirror = Annotated[str, AfterValidator(_without_credentials)]
+
+
 class DataParams(Section):
     name: Name = Field(description="Data set, one of pipeline/datasets; the stage ``download`` refuses an unknown name.")
-    mirror: str | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is tried before the published mirrors.")
+    mirror: Mirror | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is tried before the published mirrors.")
     fallback: Literal["digits"] | None = Field(description="Data set used when no mirror answers; null: stop with exit code 3.")
     val_size: float = Field(gt=0, le=0.5, description="Fraction of the training images held out for validation by ``seed``.")
 
@@ -108,31 +127,43 @@ class Params(Section):
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     # DVC reads params.yaml as YAML 1.2 through ruamel.yaml; another parser would see `1e-3` as a string.
-    yaml = YAML(typ="safe", pure=True)
+    yaml, depth = YAML(typ="safe", pure=True), 0
     try:
-        for token in yaml.scan(text):
-            if isinstance(token, AnchorToken | AliasToken | TagToken):
+        too_large = text.count("[") + text.count("{") > MAX_BRACKETS
+        for count, token in enumerate(() if too_large else yaml.scan(text)):
+            is_merge = isinstance(token, tokens.ScalarToken) and token.plain and token.value == "<<"
+            if is_merge or isinstance(token, _REFUSED):
                 where = f"{path}:{token.start_mark.line + 1}"
-                raise ParamsError(f"{where}: anchors, aliases and tags are not allowed; write the value out")
+                raise ParamsError(f"{where}: anchors, aliases and tags, << and % are not allowed; write the value out")
+            depth += isinstance(token, _STARTS) - isinstance(token, _ENDS)
+            if too_large := depth > MAX_DEPTH or count > MAX_TOKENS:
+                break
+        if too_large:
+            raise ParamsError(f"{path}: more values or brackets than any file of parameters needs")
         values = yaml.load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ParamsError(f"{where}: not valid YAML: {' '.join(problem.split())}") from None
+        raise ParamsError(f"{where}: not valid YAML: {' '.join(problem.split()):.200}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: allowed is a mapping of keys, not {'nothing' if values is None else type(values).__name__}")
     return values
 
 
+def _problem(detail: Any) -> str:
+    match detail["type"]:
+        case "missing":
+            return "missing; add it (see the one in this repository)"
+        case "extra_forbidden":
+            return "unknown key; check the spelling or remove it"
+        case "value_error":  # without the value, which may be a secret
+            return str(detail["ctx"]["error"])
+    allowed = detail["msg"].replace("Input should be", "allowed is").replace("Input", "it")
+    return f"{detail['input']!r:.80} is not allowed; {allowed}"
+
+
 def _explain(details: Iterable[Any]) -> str:
-    lines = []
-    for detail in details:
-        allowed = detail["msg"].replace("Input should be", "allowed is").replace("Input", "it")
-        problem = {
-            "missing": "missing; add it (see the one in this repository)",
-            "extra_forbidden": "unknown key; check the spelling or remove it",
-        }.get(detail["type"], f"{detail['input']!r:.80} is not allowed; {allowed}")
-        lines.append(f"{'.'.join(map(str, detail['loc']))}: {problem}")
+    lines = [f"{'.'.join(map(str, detail['loc'])):.80}: {_problem(detail)}" for detail in details]
     return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
 
 
@@ -140,10 +171,13 @@ def load_yaml(path: str | Path, schema: type[AnySection]) -> AnySection:
     """Read a YAML file and check it against a schema.
 
     Raises ParamsError, one line with key, value and what is allowed, for anything unknown, missing, duplicate, ill-typed
-    or out of range, and for files over 64 KB, anchors, aliases, tags and bytes that are not UTF-8.
+    or out of range, and for what is no file, over 64 KB, nested deeply or not UTF-8, for anchors, aliases, tags, directives and
+    merge keys.
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # reading a pipe may wait for ever
+            raise ParamsError(f"{path}: not a file")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
@@ -157,6 +191,17 @@ def load_yaml(path: str | Path, schema: type[AnySection]) -> AnySection:
         raise ParamsError(f"{path}: {_explain(error.errors(include_url=False))}") from None
 
 
+def _differs_from_git(path: str | Path) -> bool:
+    with suppress(OSError):
+        return subprocess.run(["git", "diff-index", "--quiet", "HEAD", "--", path], capture_output=True).returncode == 1
+    return False
+
+
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml before any work is done; :func:`load_yaml` says what it refuses."""
-    return load_yaml(path, Params)
+    try:
+        return load_yaml(path, Params)
+    except ParamsError as error:
+        if _differs_from_git(path):  # DVC leaves a refused -S value in the file
+            raise ParamsError(f"{error}; `git checkout {path}` restores the committed file") from None
+        raise

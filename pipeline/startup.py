@@ -1,12 +1,11 @@
-"""Functions that entry points call before torch is imported: signals, and how OpenMP's threads wait."""
+"""Functions that entry points call before heavy imports: signals, damaged bytecode, and how OpenMP's threads wait."""
 
 import ctypes
+import marshal
 import os
 import signal
 import sys
 import time
-from pathlib import Path
-from typing import NoReturn
 
 
 def cores() -> set[int]:
@@ -16,7 +15,8 @@ def cores() -> set[int]:
 
 def _cpu_times() -> tuple[int, int]:
     """Return the total and the idle time of the cores since boot, with waiting for a disk counted as idle."""
-    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    with open("/proc/stat") as file:
+        rows = [line.split() for line in file]
     times = [[int(field) for field in row[1:9]] for row in rows if row[0] in {f"cpu{core}" for core in cores()}]
     return sum(map(sum, times)), sum(row[3] + row[4] for row in times)
 
@@ -38,8 +38,11 @@ def choose_waiting(threads: int) -> str:
     It changes speed and no bit. On free cores a thread spins 5,000 times before it sleeps, because waking it for each of a
     step's fifty kernels would halve the speed. Next to another busy process it sleeps at once, because a spinning thread takes
     the core that the other one needs. `python -m benchmarks.load` measures both. libgomp reads the setting when torch is
-    imported. A setting of the user stays.
+    imported. A setting of the user stays. More threads than cores, which wait for each other, are warned of.
     """
+    if threads > (count := len(cores())):
+        text = f"warning: {threads} threads on {count} cores are much slower than {count}; lower train.threads or pool.threads"
+        print(text, file=sys.stderr)
     if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return "as set"
     if threads > 1 and free_cores() < threads - 0.5:
@@ -49,16 +52,66 @@ def choose_waiting(threads: int) -> str:
     return "spinning"
 
 
-def _stop(signum: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # dvc sends another one when it ends, during the cleanup
-    raise SystemExit(128 + signal.SIGTERM)
+def _stop(signum: int, frame: object) -> None:
+    # dvc and the pool send a SIGTERM when they end, too; it must not end the cleanup. A second Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise SystemExit(128 + signum)
 
 
-def die_with_parent() -> None:
-    """Let SIGTERM end this process with exit code 143 after its cleanup, and send it one when its parent dies.
+def _delete_damaged_bytecode() -> None:
+    """Delete the compiled files of this project that Python has cut on a full disk: no import of them would succeed again."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for package in ("pipeline", "stages"):
+        for folder, _, names in os.walk(os.path.join(root, package)):
+            for path in (os.path.join(folder, name) for name in names if name.endswith(f"{sys.implementation.cache_tag}.pyc")):
+                try:
+                    with open(path, "rb") as file:
+                        marshal.loads(file.read()[16:])  # noqa: S302 (what an import does) after the header
+                except (EOFError, TypeError, ValueError):
+                    os.unlink(path)
+                except OSError:  # deleted by another process
+                    continue
 
-    Otherwise the stage of a killed `dvc` goes on beside that of the next `dvc repro`. Call it before heavy imports.
+
+def begin() -> None:
+    """Prepare a process, first of all: end it in silence with 130 at Ctrl-C and 143 at SIGTERM, after its cleanup.
+
+    It also deletes damaged bytecode, and opens closed standard streams so that prints go nowhere.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as in a job in the background of a script
+            signal.signal(signum, _stop)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    _delete_damaged_bytecode()
+
+
+def _is_orphan(found: int, parent: int | None) -> bool:
+    if parent:
+        return found != parent
+    if "DVC_STAGE" in os.environ:  # DVC's commands are of its process group
+        return os.getpgid(found) != os.getpgrp()
+    return os.getsid(found) != os.getsid(0) != os.getpid()  # a child is of its parent's session, or leads one of its own
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Let this process end with its parent, by a SIGTERM, also when the parent, whose process id may be given, has ended already.
+
+    Otherwise the stage of a killed `dvc` goes on beside that of the next `dvc repro`.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    found = os.getppid()
+    # Who adopts an orphan is of another session, and a command of DVC has DVC's process group.
+    is_orphan = os.getsid(found) != os.getsid(0) != os.getpid() or (
+        "DVC_STAGE" in os.environ and os.getpgid(found) != os.getpgrp()
+    )
+    if found != parent if parent else is_orphan:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def begin_stage() -> None:
+    """Prepare the process of a stage: :func:`begin` and :func:`die_with_parent`."""
+    begin()
+    die_with_parent()

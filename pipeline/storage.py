@@ -6,16 +6,18 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 
 Arrays = dict[str, np.ndarray]
 _METADATA_KEY = "pipeline"  # one key alone, because safetensors writes keys in hash order, which differs between processes
@@ -39,7 +41,7 @@ def write(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # which a full disk does not name
+        error.filename = str(path)  # which a full disk does not name
         raise
     finally:
         with suppress(OSError):  # there is none after a success
@@ -66,20 +68,77 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapp
     write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
 
 
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+"""A size in a header, within the bounds of params.yaml."""
+
+
+class Header(BaseModel):
+    """What the header of a file of arrays holds; a kind of file has a subclass."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def check(cls, header: Mapping[str, Any]) -> None:
+        """Raise ValidationError unless the header has these keys and types; of numbers NaN and infinity are not allowed."""
+        cls.model_validate_json(json.dumps(header))
+
+
+@contextmanager
+def refusing(path: str | Path, kind: str) -> Iterator[None]:
+    """Raise IntegrityError, naming the file and the ``kind`` that it is not, for what its content makes the code within raise."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise IntegrityError(f"{path}: not {kind} of this version ({problem:.200}); {DAMAGED}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, ParamsError) as error:
+        raise IntegrityError(f"{path}: not {kind} of this version ({error!s:.200}); {DAMAGED}") from None
+
+
 def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     """Return ``(arrays, header)``; nothing in the file is executed. Raises IntegrityError if it is missing or any bit differs."""
+    if not os.path.exists(path):
+        raise IntegrityError(f"{path}: no such file; run `dvc repro` (comparison models: `dvc repro -P`)")
+    if not os.path.isfile(path):
+        raise IntegrityError(f"{path}: not a file; move it away, then run `dvc repro`")
     try:
         with safe_open(path, framework="numpy") as file:
             envelope = json.loads((file.metadata() or {})[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header, expected = envelope["header"], envelope["sha256"]
-    except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro` (comparison models: `dvc repro -P`)") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path}: not a readable file of this pipeline ({error}); delete it and run `dvc repro`") from None
-    if _digest(header, arrays) != expected:
-        raise IntegrityError(f"{path}: content does not match its sha256 (damaged); delete it and run `dvc repro`")
+        header = envelope["header"]
+        if not isinstance(header, dict):
+            raise TypeError("its header is no mapping")
+        is_whole = _digest(header, arrays) == envelope["sha256"]
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: not a readable file of this pipeline ({error!s:.200}); {DAMAGED}") from None
+    if not is_whole:
+        raise IntegrityError(f"{path}: content does not match its sha256 (damaged); {DAMAGED}")
     return arrays, header
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], axes: Mapping[str, str], **sizes: int) -> None:
+    """Raise ValueError unless every array has the type and the axes of the first name or pattern that fits, and finite numbers.
+
+    An axis is a number, a letter that stands for one size in all arrays, or ``*``; ``sizes`` gives letters their size.
+
+    >>> check_arrays({"codes": np.zeros((3, 2)), "labels": np.zeros(4, int)}, {"codes": "f N d", "labels": "i N"})
+    Traceback (most recent call last):
+    ValueError: labels: int64 [4], not i N with {'N': 3, 'd': 2}
+    """
+    for name, array in arrays.items():
+        expected = next((found for pattern, found in axes.items() if fnmatchcase(name, pattern)), None)
+        if expected is None:
+            raise ValueError(f"{name}: an unknown array")
+        kind, *letters = expected.split()
+        fits = array.dtype.str[1:].startswith(kind) and len(letters) == array.ndim
+        for letter, size in zip(letters, array.shape, strict=False):
+            wanted = int(letter) if letter.isdigit() else size if letter == "*" else sizes.setdefault(letter, size)
+            fits = fits and size == wanted
+        if not fits:
+            raise ValueError(f"{name}: {array.dtype} {list(array.shape)}, not {expected}" + (f" with {sizes}" if sizes else ""))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name}: a number is not finite")
 
 
 def rounded(value: Any) -> Any:
@@ -130,11 +189,15 @@ def save_metrics(path: str | Path, values: Mapping[str, Any]) -> None:
     save_json(path, flatten(values))
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a finite number")
+
+
 def load_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file of this pipeline. Raises IntegrityError naming the file when it is missing or damaged."""
     try:
-        values = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+        values = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from None
     if not isinstance(values, dict):
         raise IntegrityError(f"{path}: not a mapping; delete it and run `dvc repro`")

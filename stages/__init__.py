@@ -1,16 +1,17 @@
 """The commands of dvc.yaml and claims/dvc.yaml: read options and params, call the package, write the declared outputs.
-May import everything in pipeline; torch and mlflow are imported inside the commands."""
+May import everything in pipeline; a stage begins with its signals, and imports torch and mlflow inside the command."""
 
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NoReturn
+from __future__ import annotations
 
-import click
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from typing import NoReturn
 
-from pipeline.errors import one_line
-from pipeline.params import Params, load_params
-from pipeline.startup import die_with_parent
+    import click
+
+    from pipeline.params import Params
 
 SHARED = {"params": "params.yaml", "data": "data/dataset.safetensors", "classifier": "models/classifier.safetensors"}
 
@@ -20,6 +21,11 @@ def stage(help: str | None, *shared: str, **defaults: str) -> Callable[[Callable
 
     The function gets ``params`` as the checked content of the file.
     """
+    from pathlib import Path
+
+    import click
+
+    from pipeline.params import load_params
 
     def load(context: click.Context, option: click.Parameter, path: Path) -> Params:
         return load_params(path)
@@ -40,6 +46,11 @@ def results_files(paths: Iterable[Path]) -> list[Path]:
 
 def run(command: click.Command) -> NoReturn:
     """Run a command in this process and end it: an error that the user can act on is one line and an exit code."""
-    die_with_parent()
+    import sys
+
+    from pipeline.errors import one_line
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # for who calls this from another script
     with one_line():
         sys.exit(command.main(standalone_mode=False))

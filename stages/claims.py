@@ -1,5 +1,10 @@
 """Test the claims of the tutorial on RESULTS, files or folders of one or several seeds; write verdicts, a table and a figure."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 
 import click

@@ -3,6 +3,11 @@
 The mirrors are PIPELINE_MIRROR, data.mirror and the published ones, in this order.
 """
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 import hashlib
 import os
 from pathlib import Path

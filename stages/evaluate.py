@@ -1,5 +1,10 @@
 """Evaluate the model NAME on the test images: metrics, arrays for figures and claims, and a table of the images."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 from typing import Any
 

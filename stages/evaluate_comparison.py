@@ -1,5 +1,10 @@
 """Evaluate the comparison models with the metrics that the claims need."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 
 import click

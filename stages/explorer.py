@@ -1,5 +1,10 @@
 """Write the latent explorer, a single HTML page, and log it to the models' MLflow runs."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 import html
 from pathlib import Path
 

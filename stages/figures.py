@@ -1,5 +1,10 @@
 """Draw the figures of the models, named by their files of results, and write the points of their latent scatter plots for DVC."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 import sys
 from pathlib import Path
 

@@ -1,5 +1,10 @@
 """Train the model NAME, write its weights, history and summary, and log an MLflow run."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 
 import click

@@ -1,5 +1,10 @@
 """Train a GROUP of comparison models: depth-matched autoencoders and VAEs with another beta, or main models of more seeds."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pathlib import Path
 
 import click

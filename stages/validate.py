@@ -1,5 +1,10 @@
 """Check params.yaml before any other stage runs."""
 
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
 from pipeline.params import Params
 from stages import run, stage
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -19,6 +20,10 @@ from pipeline.tracking import store as tracking
 
 ROOT = Path(__file__).parents[1]
 MNIST = ROOT.parent / "shared" / "mnist"
+
+# Property tests try the same examples each time, however long a busy machine takes.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "runtime", "training"},
     "cli": {"errors", "params", "reporting", "sweeps", "tracking"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "startup"},
     "__init__": set(),
 }
 # Of these rooms figures, explorer and claims see the arrays alone.
@@ -48,7 +48,7 @@ VIEWS = {
     "pipeline/__init__.py": "says what the package is",
     "pipeline/errors.py": "what a user is told",
     "pipeline/params.py": "refuses bad values; the values themselves are params of the stages",
-    "pipeline/startup.py": "signals, and how OpenMP waits",
+    "pipeline/startup.py": "signals, bytecode, and how OpenMP waits",
     "pipeline/sweeps": "where trainings run",
     "pipeline/tracking": "MLflow shows what DVC's files hold",
     "pipeline/claims/__init__.py": "says what the folder is",
@@ -153,6 +153,16 @@ def test_a_stage_imports_nothing_heavy_before_its_command_runs(name: str) -> Non
     heavy = ("torch", "mlflow", "sklearn", "matplotlib", "pandas")
     found = f"import sys, stages.{name}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", found], cwd=ROOT, text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("stages/") and "__" not in path])
+def test_a_stage_begins_with_its_signals(path: str) -> None:
+    first = ast.parse((ROOT / path).read_text()).body[1]
+    assert ast.unparse(first).split("\n") == [
+        "if __name__ == '__main__':",
+        "    from pipeline.startup import begin_stage",
+        "    begin_stage()",
+    ]
 
 
 def test_the_trainer_knows_neither_tracking_nor_checkpoints() -> None:

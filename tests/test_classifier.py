@@ -11,6 +11,7 @@ from pipeline import runtime
 from pipeline.classifier import NO_CLASSES, Classifier, accept_classifier, load_classifier, save_classifier, train_classifier
 from pipeline.data import Dataset, Images, save_dataset
 from pipeline.errors import IntegrityError
+from pipeline.storage import load_arrays, save_arrays
 from tests.conftest import blobs
 
 
@@ -83,3 +84,33 @@ def test_other_files_are_refused(tmp_path: Path):
     for path in (tmp_path / "data", tmp_path / "absent"):
         with pytest.raises(IntegrityError, match=path.name):
             load_classifier(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accuracy": float("nan")},
+        {"accuracy": 2.0},
+        {"accuracy": "0.9"},
+        {"num_classes": 10**9},
+        {"num_classes": 0},
+        {"image_shape": [1, 8]},
+        {"image_shape": [1, 10**9, 10**9]},
+        {"image_shape": [1, -8, -8]},
+        {"dataset": None},
+        {"extra": 1},
+        {"head.bias": np.full(4, np.nan, np.float32)},
+        {"head.bias": np.zeros(4)},
+        {"head.bias": np.zeros(5, np.float32)},
+        {"more": np.zeros(5, np.float32)},
+    ],
+    ids=str,
+)
+def test_a_crafted_file_is_refused(wrong: dict, classifier: Classifier, tmp_path: Path):
+    save_classifier(tmp_path / "c", classifier)
+    arrays, header = load_arrays(tmp_path / "c")
+    for name, value in wrong.items():
+        (arrays if isinstance(value, np.ndarray) else header)[name] = value
+    save_arrays(tmp_path / "c", arrays, header)
+    with pytest.raises(IntegrityError, match="c: not a classifier of this version"):
+        load_classifier(tmp_path / "c")

@@ -147,6 +147,28 @@ def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.Monke
     assert call("compare").stdout.endswith("compare: compare/compare.html with curves\n")
 
 
+READ_BY_NOBODY = """
+import sys
+from types import ModuleType, SimpleNamespace
+def fake(name, **content):
+    sys.modules[name] = module = ModuleType(name)
+    vars(module).update(content)
+fake("pipeline.tracking.store", records=lambda experiment: [])
+fake("pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[]), render=lambda compared: "a table")
+fake("pipeline.reporting.compare_figures", write_comparison=lambda *given: [])
+from pipeline.cli import main
+main(["compare"])
+"""
+
+
+def test_a_table_that_nobody_reads_ends_the_command_in_silence() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", READ_BY_NOBODY], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_the_wheel_holds_the_package_its_data_and_the_command(tmp_path: Path) -> None:
     names = subprocess.check_output(["git", "ls-files", "pipeline", "stages"], cwd=ROOT, text=True).split()
     names = [name for name in names if (ROOT / name).exists()]
@@ -158,7 +180,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_command(tmp_path: Path) ->
     wheel = ZipFile(tmp_path / json.loads(said.splitlines()[-1]))
     assert set(names) <= set(wheel.namelist())
     info = f"latent_pipeline-{pipeline.__version__}.dist-info"
-    assert wheel.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nlatent = pipeline.cli:main\n"
+    assert wheel.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nlatent = pipeline.__main__:main\n"
     assert {Path(name).parts[0] for name in wheel.namelist()} == {"pipeline", "stages", info}
 
 

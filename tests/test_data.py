@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data import Dataset, Images, holdout, intensities, load_dataset, save_dataset
 from pipeline.errors import IntegrityError
-from pipeline.storage import save_arrays
+from pipeline.storage import load_arrays, save_arrays
 from tests.conftest import blobs
 
 LABELS = np.zeros(2, np.int64)
@@ -24,10 +24,12 @@ LABELS = np.zeros(2, np.int64)
         (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int32), None),
         (np.zeros((2, 1, 3, 3), np.uint8), None, np.zeros(2, np.int64)),
         (np.zeros((2, 1, 3, 3), np.uint8), LABELS, np.zeros((3, 4), np.int64)),
+        (np.zeros((2, 1, 3, 3), np.uint8), LABELS - 1, None),
+        (np.zeros((2, 1, 3, 3), np.uint8), LABELS + 2**40, None),
     ],
 )
 def test_images_refuse_other_shapes_and_types(pixels: np.ndarray, labels: np.ndarray | None, factors: np.ndarray | None) -> None:
-    with pytest.raises(ValueError, match=r"must be (uint8|int64)"):
+    with pytest.raises(ValueError, match=r"must be (uint8|int64|0 to 65535)"):
         Images(pixels, labels, factors)
 
 
@@ -62,6 +64,31 @@ def test_the_prepared_file_gives_the_data_back(dataset: Dataset, tmp_path: Path)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_arrays(tmp_path / "d", {"x": np.zeros(1)}, {"dataset": "x"})
     with pytest.raises(IntegrityError, match="not a prepared data set"):
+        load_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train_labels": np.full(120, -1)},
+        {"train_labels": np.zeros(119, np.int64)},
+        {"train_pixels": np.zeros((120, 1, 8, 8), np.float32)},
+        {"test_pixels": np.zeros((40, 1, 9, 8), np.uint8)},
+        {"test_pixels": np.zeros((40, 8, 8), np.uint8)},
+        {"more": np.zeros(1)},
+        {"dataset": 5},
+        {"dataset": None},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_crafted_prepared_file_is_refused(wrong: dict, dataset: Dataset, tmp_path: Path) -> None:
+    save_dataset(tmp_path / "d", dataset)
+    arrays, header = load_arrays(tmp_path / "d")
+    for name, value in wrong.items():
+        (arrays if isinstance(value, np.ndarray) else header)[name] = value
+    save_arrays(tmp_path / "d", arrays, header)
+    with pytest.raises(IntegrityError, match="d: not a prepared data set"):
         load_dataset(tmp_path / "d")
 
 

@@ -1,10 +1,17 @@
 """Errors that a user can act on are one line and an exit code."""
 
 import errno
+import os
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from pipeline import errors
 from pipeline.errors import PipelineError, describe, one_line, redact
@@ -21,13 +28,33 @@ SECRET = "hunter2-canary"
         (errors.BusyError("busy"), "busy", 75),
         (PipelineError("other"), "other", 1),
         (click.BadParameter("no number", param_hint="--dpi"), "Invalid value for --dpi: no number (see --help)", 2),
-        (click.Abort(), "interrupted", 130),
         (FileNotFoundError(2, "No such file", "models/ae.safetensors"), "models/ae.safetensors: no such file or folder", 3),
         (OSError(errno.ENOSPC, "No space left on device", "out"), "out: No space left on device; make room", 74),
-        (OSError(errno.EROFS, "Read-only file system"), "output: Read-only file system; make room", 74),
+        (OSError(errno.EROFS, "Read-only file system"), "standard output: Read-only file system; make room", 74),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "out: Permission denied; make room", 74),
-        (MemoryError("9 GiB"), "out of memory (9 GiB); lower train.batch_size", 5),
-        (RuntimeError("CUDA out of memory."), "out of memory (CUDA out of memory.); lower", 5),
+        (OSError(errno.EFBIG, "File too large", "out"), "out: File too large; make room", 74),
+        (OSError(errno.EIO, "Input/output error", "out"), "out: Input/output error; make room", 74),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), "out: Is a directory; move it out of the way", 3),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "I/O error: No space left on device", 74),
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full; make room", 74),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "attempt to write a readonly database", 74),
+        (MemoryError("9 GiB"), "out of memory (9 GiB); end other programs, or lower train.batch_size", 5),
+        (MemoryError(), "out of memory (no details)", 5),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory ([Errno 12] Cannot allocate memory)", 5),
+        (RuntimeError("CUDA out of memory."), "out of memory (CUDA out of memory.); end", 5),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.\nframe #0"),
+            "out of memory ([enforce",
+            5,
+        ),
+        (ImportError("IMPORTANT\n\nOriginal error: failed to map segment from shared object"), "out of memory (IMPORTANT)", 5),
+        (RuntimeError("std::bad_alloc"), "out of memory (std::bad_alloc)", 5),
+        (RuntimeError("Storage size calculation overflowed with sizes=[1, 2]"), "out of memory (Storage size", 5),
+        (RuntimeError("can't start new thread"), "out of memory (can't start new thread)", 5),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory (libtorch_cpu.so", 5),
+        (EOFError("marshal data too short"), "a compiled file of Python is damaged", 3),
+        (EOFError("EOF read where object expected"), "a compiled file of Python is damaged", 3),
+        (ValueError("bad marshal data (unknown type code)"), "a compiled file of Python is damaged", 3),
     ],
 )
 def test_each_error_has_a_message_and_an_exit_code(error: Exception, message: str, code: int) -> None:
@@ -37,7 +64,7 @@ def test_each_error_has_a_message_and_an_exit_code(error: Exception, message: st
     assert known[1] == code
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EIO, "I/O error"), KeyError("a")])
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("marshal"), KeyError("a"), EOFError()])
 def test_an_error_of_the_program_is_not_described(error: Exception) -> None:
     assert describe(error) is None
     with pytest.raises(type(error)) as caught, one_line():
@@ -106,3 +133,61 @@ def test_no_credential_survives_in_a_sentence(
 )
 def test_a_text_without_credentials_is_shown_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+def test_the_libraries_say_what_is_expected_when_memory_runs_out() -> None:
+    huge = 1 << 55
+    for allocate in (lambda: torch.empty(huge), lambda: np.empty(huge), lambda: torch.empty(huge, huge), lambda: bytearray(huge)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate()
+        known = describe(caught.value)
+        assert known
+        assert known[1] == 5
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), click.Abort()])
+def test_ctrl_c_ends_the_process_in_silence(interrupt: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, one_line():
+        raise interrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_message_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), one_line():
+        raise errors.ParamsError("\x1b[2J key 'β'\x00")
+    assert capsys.readouterr().err == "error: \\x1b[2J key 'β'\\x00\n"
+
+
+PRINTING = """
+import sys, click
+from pipeline.errors import one_line
+from pipeline.startup import begin
+begin()
+@click.command()
+def main(): click.echo("text" * 50_000) if sys.argv[1:] == ["click"] else print("text")
+with one_line():
+    sys.exit(main.main([], standalone_mode=False))
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["click"]])
+@pytest.mark.parametrize(
+    ("output", "code", "says"), [("full", 74, "error: standard output: No space left"), ("pipe", 141, ""), ("closed", 0, "")]
+)
+def test_output_that_nobody_takes(output: str, code: int, says: str, arguments: list[str]) -> None:
+    if output == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    command = [sys.executable, "-c", PRINTING, *arguments]
+    if output == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full" if output == "full" else os.devnull, os.O_WRONLY)
+    if output == "closed":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == code
+    assert done.stderr.startswith(says)
+    assert done.stderr.count("\n") == bool(says)

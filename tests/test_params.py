@@ -1,11 +1,17 @@
 """A params.yaml that is not right is refused in one line that names the key."""
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies
+from ruamel.yaml import YAML
 
+from pipeline import params as params_module
 from pipeline.errors import ParamsError
 from pipeline.params import load_params
 from tests.conftest import ROOT
@@ -69,7 +75,35 @@ BAD = {
     "alias bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "anchors, aliases and tags"),
     "merge key": (SHIPPED + "\nx: &x {a: 1}\ny: {<<: *x}\n", "anchors, aliases and tags"),
     "python tag": (changed(("seed: 1 ", "seed: !!python/object/apply:os.system ['true'] ")), "anchors, aliases and tags"),
-    "deeply nested": ("x: " + "[" * 5000, "not valid YAML"),
+    "merge key without an anchor": (SHIPPED + "\n<<: {seed: 2}\n", "<<"),
+    "merge key in a section": (changed(("  patience: 7", "  <<: {patience: 7}\n  patience: 7")), "<<"),
+    "a directive of another YAML": ("%YAML 1.1\n---\n" + SHIPPED, "% are not allowed"),
+    "a directive of tags": ("%TAG ! tag:example.org,2000:\n---\n" + SHIPPED, "% are not allowed"),
+    "deeply nested": ("x: " + "[" * 5000, "brackets"),
+    "very deeply nested": ("x: " + "[" * 20000, "brackets"),
+    "deeply nested mappings": ("x: " + "{a: " * 15000, "brackets"),
+    "deeply nested, on lines": ("x:\n" + " [\n" * 1500, "brackets"),
+    "deeply nested blocks": ("".join(" " * level + "a:\n" for level in range(300)), "brackets"),
+    "deeply nested lists": ("- " * 30000, "brackets"),
+    "nested complex keys": ("? " * 30000, "brackets"),
+    "a long list on a line": ("x: [" + "1," * 30000 + "1]", "brackets"),
+    "many keys": ("".join(f"key{index}: 1\n" for index in range(4000)), "brackets"),
+    "a long line": (SHIPPED + "\nx: " + "word " * 12000, "x: unknown key"),
+    "a NUL byte": (SHIPPED + "\0", "not valid YAML"),
+    "UTF-16": (SHIPPED.encode("utf-16"), "UTF-8"),
+    "a huge power": (changed(("beta: 1.0", "beta: 1e999999")), "beta: inf"),
+    "a huge integer": (changed(("seed: 1 ", f"seed: {'9' * 5000} ")), "not valid YAML"),
+    "a large integer": (changed(("seed: 1 ", "seed: 0xffffffff ")), "seed: 4294967295"),
+    "a date": (changed(("seed: 1 ", "seed: 2001-01-01 ")), "seed: datetime.date"),
+    "no date": (changed(("seed: 1 ", "seed: 2001-99-99 ")), "params.yaml"),
+    "sexagesimal": (changed(("seed: 1 ", "seed: 1:30 ")), "seed: '1:30'"),
+    "an equals sign": (changed(("beta: 1.0", "beta: =")), "not valid YAML"),
+    "a tilde": (changed(("beta: 1.0", "beta: ~")), "beta: None"),
+    "a number as key": (SHIPPED + "\n1: 2\n", "1: 1 is not allowed"),
+    "a list as key": (SHIPPED + "\n[1]: 2\n", "(1,)"),
+    "a mapping as key": (SHIPPED + "\n? {a: 1}\n: 2\n", "not valid YAML"),
+    "an enormous key": (SHIPPED + f"\n{'k' * 1000}: 1\n", "unknown key"),
+    "a duplicate nested key": (changed(("  patience: 7", "  patience: 7\n  patience: 8")), "patience"),
     "two documents": (SHIPPED + "\n---\nseed: 1\n", "not valid YAML"),
     "too large": (SHIPPED + "#" * 70000, "64 KB"),
     "latin-1": (SHIPPED.encode() + b"# caf\xe9\n", "UTF-8"),
@@ -88,6 +122,130 @@ def test_bad_files_are_refused_in_one_line_that_names_the_key(name: str, tmp_pat
     assert expected in message
     assert str(path) in message
     assert "\n" not in message
+
+
+def test_no_content_of_a_file_takes_long_to_refuse(tmp_path: Path) -> None:
+    """The parser's time grows with the square of the open brackets, so it sees few of them."""
+    (tmp_path / "params.yaml").write_text("[" * params_module.MAX_BRACKETS)
+    with pytest.raises(ParamsError, match="brackets"):
+        load_params(tmp_path / "params.yaml")
+    assert params_module.MAX_BRACKETS <= 2000
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "device"])
+def test_what_is_not_a_file_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    with pytest.raises(ParamsError, match=r"params\.yaml: (not a file|cannot be read)"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "https://me:hunter2@example.org/mnist",
+        "https://hunter2@example.org",
+        "HTTP:me:hunter2@host",
+        "//me:hunter2@host",
+        "s3://a?key=hunter2",
+    ],
+)
+def test_a_mirror_with_a_password_is_refused_without_repeating_it(mirror: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(changed(("mirror: null", f"mirror: '{mirror}'")))
+    with pytest.raises(ParamsError, match=r"data\.mirror: .*PIPELINE_MIRROR") as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mirror", ["/data/me@work/mnist", "file:/data/mnist", "https://example.org/mnist"])
+def test_a_mirror_without_a_password_is_allowed(mirror: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(changed(("mirror: null", f"mirror: {mirror}")))
+    assert load_params(tmp_path / "params.yaml").data.mirror == mirror
+
+
+def test_a_refused_change_of_a_committed_file_comes_with_the_way_back(workspace: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments], check=True, capture_output=True
+        )
+
+    file = workspace / "params.yaml"
+    file.write_text(changed(("beta: 1.0", "beta: abc")))
+    with pytest.raises(ParamsError) as without_git:
+        load_params()
+    assert "git" not in str(without_git.value)
+    file.write_text(SHIPPED)
+    git("init", "--quiet")
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "x")
+    file.write_text(changed(("beta: 1.0", "beta: abc")))
+    with pytest.raises(ParamsError, match=r"beta: 'abc'.*`git checkout params\.yaml`"):
+        load_params()
+    git("checkout", "params.yaml")
+    assert load_params().beta == 1.0
+
+
+def shipped_with(key: str, value: object) -> dict[str, Any]:
+    """Return the shipped values with another one at a dotted key."""
+    values = load_params(ROOT / "params.yaml").model_dump()
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    return values
+
+
+KEYS = [
+    name if section is None else f"{section}.{name}"
+    for section, fields in [(None, {"seed": 1, "beta": 1.0}), *load_params(ROOT / "params.yaml").model_dump().items()]
+    if isinstance(fields, dict)
+    for name in fields
+]
+FLOATS = strategies.floats(allow_subnormal=False)  # which other tests turn off: see pipeline.runtime
+VALUES = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | FLOATS | strategies.text(max_size=8),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def written(values: object) -> str:
+    stream = io.StringIO()
+    YAML(typ="safe", pure=True).dump(values, stream)
+    return stream.getvalue()
+
+
+@given(key=strategies.sampled_from(KEYS), value=VALUES)
+def test_any_value_is_accepted_as_it_is_or_refused_by_its_key(key: str, value: object, tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    path.write_text(written(shipped_with(key, value)), "utf-8")
+    try:
+        params = load_params(path)
+    except ParamsError as error:
+        refusal = str(error)
+    else:
+        assert params.model_dump() == shipped_with(key, value)
+        path.write_text(written(params.model_dump()), "utf-8")
+        assert load_params(path) == params
+        return
+    assert "\n" not in refusal
+    assert key in refusal or "not valid YAML" in refusal or "not allowed; write" in refusal
+
+
+@settings(max_examples=150)
+@given(text=strategies.text(max_size=200) | strategies.text("[]{}:,-?&*!|>'\"%@<=#\n 1a.~", max_size=200))
+def test_any_text_is_refused_in_one_line(text: str, tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    path.write_bytes(text.encode("utf-8"))
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
-"""How OpenMP's threads wait follows the load of the cores, unless the user has decided."""
+"""A stage ends with its parent and at a signal from its first moment on, and OpenMP's threads wait as the load advises."""
 
+import ast
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import startup
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +61,116 @@ def test_free_cores_counts_a_busy_process() -> None:
         for process in busy:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize(("threads", "warns"), [(0, False), (1, True), (1000, True)])
+def test_more_threads_than_cores_are_warned_of(threads: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    cores = len(startup.cores())
+    startup.choose_waiting(cores + threads)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {cores + threads} threads on {cores} cores") if warns else said == ""
+
+
+ADOPTING = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: this process adopts orphans
+go, apart = sys.argv[1:]
+child = f"open({go!r}).read()\\nfrom pipeline.startup import begin_stage\\nbegin_stage()\\nprint('works')"
+dying = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
+how = {"session": {"start_new_session": True}, "group": {"process_group": 0}}[apart]
+subprocess.run([sys.executable, "-c", dying], check=True, **how)
+open(go, "w").close()  # only now, adopted, the child goes on
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal for the death of a parent")
+@pytest.mark.parametrize(("apart", "variables"), [("session", {}), ("group", {"DVC_STAGE": "train_vae"})])
+def test_a_stage_whose_parent_was_killed_before_it_looked_does_no_work(
+    apart: str, variables: dict[str, str], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "go")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPTING, tmp_path / "go", apart], env=environment, check=True, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("options", [{}, {"start_new_session": True}, {"env": {"DVC_STAGE": "x"}}, {"process_group": 0}], ids=str)
+def test_a_stage_with_a_living_parent_works(options: dict[str, Any]) -> None:
+    options["env"] = os.environ | options.get("env", {})
+    subprocess.run([sys.executable, "-m", "stages.validate"], cwd=ROOT, check=True, **options)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_imports_ends_a_stage_in_silence(signum: int, code: int, tmp_path: Path) -> None:
+    """A module that takes for ever stands in for torch."""
+    (tmp_path / "click.py").write_text("import signal\nprint('importing', flush=True)\nsignal.pause()\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.validate"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as stage:
+        assert stage.stdout
+        assert stage.stderr
+        assert stage.stdout.readline() == "importing\n"
+        stage.send_signal(signum)
+        assert stage.wait() == code
+        assert stage.stderr.read() == ""
+
+
+@pytest.mark.parametrize("command", ["stages.validate", "pipeline"])
+def test_nothing_but_startup_is_imported_before_signals_are_handled(command: str) -> None:
+    script = (
+        "import runpy, sys\n"
+        "from pipeline import startup\n"
+        "def begin(): print([name for name in sys.modules if name.startswith(('pipeline', 'stages', 'click'))]); sys.exit()\n"
+        "startup.begin = startup.begin_stage = begin\n"
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    )
+    found = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
+    assert set(ast.literal_eval(found)) <= {"pipeline", "pipeline.startup", "stages"}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the project, the libraries of its first stage compiled."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    assert validate(tmp_path) == (0, "")
+    return tmp_path
+
+
+def validate(package: Path, **options: Any) -> tuple[int, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "stages.validate"]
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, **options)
+    return done.returncode, done.stderr
+
+
+def test_a_stage_starts_again_after_its_bytecode_could_not_be_written(package: Path) -> None:
+    for path in package.rglob("*.pyc"):
+        path.unlink()
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (900, 900))  # a write ends early, as on a full disk
+    for options in ({"preexec_fn": limit}, {"preexec_fn": limit}, {}):
+        assert validate(package, **options) == (0, "")
+
+
+@pytest.mark.parametrize("kept", [0, 16, 100, 0.5])
+def test_a_stage_starts_again_after_its_bytecode_was_cut(kept: float, package: Path) -> None:
+    needed = {"__init__", "startup", "validate"}  # what deletes the damaged files; the process that writes one checks it, too
+    compiled = [path for path in package.rglob("*.pyc") if path.name.split(".")[0] not in needed]
+    assert {"params", "errors"} <= {path.name.split(".")[0] for path in compiled}
+    for path in compiled:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    assert validate(package) == (0, "")
 
 
 def test_importing_startup_imports_no_torch() -> None:

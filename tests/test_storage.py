@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies
+from safetensors.numpy import save
 
 from pipeline import storage
 from pipeline.errors import IntegrityError
@@ -50,6 +52,72 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
             storage.load_arrays(path)
 
 
+@given(data=strategies.data())
+def test_mutated_bytes_are_refused_or_hold_the_same(
+    data: strategies.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("mutated") / "x"
+    storage.save_arrays(path, ARRAYS, HEADER)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(strategies.integers(1, 3))):
+        start = data.draw(strategies.integers(0, len(content)))
+        stop = data.draw(strategies.integers(start, min(start + 9, len(content))))
+        content[start:stop] = data.draw(strategies.binary(max_size=9))
+    path.write_bytes(content)
+    try:
+        arrays, header = storage.load_arrays(path)
+    except IntegrityError:
+        return
+    assert header == HEADER
+    assert all(np.array_equal(arrays[name], array) for name, array in ARRAYS.items())
+
+
+def test_a_header_that_is_no_mapping_or_nested_deeply_is_refused(tmp_path: Path) -> None:
+    for text in (
+        "[]",
+        '{"header": [], "sha256": ""}',
+        "[" * 100_000,
+        '{"header": ' + "[" * 50_000 + "]" * 50_000 + ', "sha256": ""}',
+    ):
+        (tmp_path / "x").write_bytes(save({}, metadata={"pipeline": text}))
+        with pytest.raises(IntegrityError, match="x: not a readable file"):
+            storage.load_arrays(tmp_path / "x")
+
+
+def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(IntegrityError, match=f"{name}: not a file"):
+            storage.load_arrays(tmp_path / name)
+
+
+def test_the_advice_for_a_damaged_file_does_not_trust_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match=r"x: .*; run `latent verify --fix`, then `dvc repro`$"):
+        storage.load_arrays(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("array", "axes"),
+    [
+        (np.zeros((2, 3)), "f4 2 3"),
+        (np.zeros((2, 3), np.float32), "f4 2"),
+        (np.zeros((2, 3), np.float32), "f4 2 4"),
+        (np.zeros((2, 3), np.float32), "f4 N N"),
+        (np.zeros((2, 3), np.float32), "f4 2 3 *"),
+        (np.array([1, np.nan], np.float32), "f4 *"),
+        (np.array([1, -np.inf], np.float32), "f4 *"),
+        (np.zeros(2, np.int8), "f 2"),
+    ],
+)
+def test_arrays_of_another_type_or_shape_are_refused(array: np.ndarray, axes: str) -> None:
+    with pytest.raises(ValueError, match=r"x: "):
+        storage.check_arrays({"x": array}, {"x": axes})
+    with pytest.raises(ValueError, match="y: an unknown array"):
+        storage.check_arrays({"y": array}, {"x": axes})
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="absent: no such file"):
         storage.load_arrays(tmp_path / "absent")
@@ -83,6 +151,42 @@ def test_metrics_files_are_flat_rounded_and_in_order(tmp_path: Path) -> None:
     assert storage.numbers(loaded) == {"test/recon": 132.2, "test/kl_per_dim/0": 1.0, "test/kl_per_dim/1": 2.0}
 
 
+KEY = strategies.text("abc_ ", min_size=1, max_size=3)
+METRICS = strategies.dictionaries(
+    KEY,
+    strategies.recursive(
+        strategies.floats(-1e9, 1e9, allow_subnormal=False)
+        | strategies.integers(-(10**6), 10**6)
+        | strategies.text(max_size=3)
+        | strategies.booleans(),
+        lambda inner: strategies.dictionaries(KEY, inner, max_size=3) | strategies.lists(inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=4,
+)
+
+
+def nested(flat: dict[str, object]) -> dict[str, object]:
+    """Return the mappings that :func:`storage.flatten` has made flat."""
+    values: dict = {}
+    for key, value in flat.items():
+        *sections, last = key.split("/")
+        section = values
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return values
+
+
+@given(values=METRICS)
+def test_metrics_survive_their_file(values: dict, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("metrics") / "m.json"
+    storage.save_metrics(path, values)
+    flat = storage.load_json(path)
+    assert flat == storage.rounded(storage.flatten(values))
+    assert storage.flatten(nested(flat)) == flat
+
+
 def test_a_key_with_a_dot_is_refused() -> None:
     with pytest.raises(ValueError, match=r"confidence_0\.8"):
         storage.flatten({"holes": {"confidence_0.8": 0.1}})
@@ -97,7 +201,7 @@ def test_numbers_that_are_not_finite_are_not_written(value: float, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", json.dumps("x")])
+@pytest.mark.parametrize("content", ["", "[1]", "{", json.dumps("x"), '{"a": NaN}', '{"a": -Infinity}', "[" * 100_000])
 def test_a_damaged_metrics_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(IntegrityError, match=r"m\.json"):

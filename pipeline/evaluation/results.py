@@ -4,9 +4,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
-from pipeline.errors import IntegrityError
-from pipeline.storage import Arrays, load_arrays, save_arrays
+from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays
+
+# Type and axes of the arrays that `Results` describes, by name or pattern (see check_arrays).
+AXES = {
+    "codes": "f N d",
+    "spread": "f N d",
+    "labels": "i N",
+    "inputs": "f K C H W",
+    "reconstructions": "f K C H W",
+    "prior_samples": "f * C H W",
+    "manifold*": "f * * C H W",
+    "traversals": "f d * C H W",
+    "interpolations": "f * * C H W",
+    "image_predicted_class": "i N",
+    "image_*": "f N",
+    "pair_same_class": "b P",
+    "pair_*": "f P",
+    "off_manifold_*": "b *",
+    "real_features": "f * F",
+    "sample_features": "f S * F",
+    "sample_images": "f S * C H W",
+    "frechet_distances": "f S",
+    "map_axes": "f 2 M",
+    "*_map": "f M M",
+    "map_codes": "f L 2",
+    "map_labels": "i L",
+    "confidence_*": "f *",
+    "worst": "f 2 * C H W",
+    "misclassified": "f 2 * C H W",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,15 @@ class Results:
         return ", ".join([f"{name} on {self.dataset}" if self.dataset else name, *beta])
 
 
+class _Header(Header):
+    dataset: str
+    model: str
+    beta: float | None = Field(ge=0)
+    seed: int
+    samplers: list[str]
+    weights_md5: str
+
+
 def save_results(path: str | Path, results: Results) -> None:
     """Write results to one file; equal results give equal bytes."""
     header = {name: value for name, value in vars(results).items() if name != "arrays"}
@@ -86,7 +124,7 @@ def save_results(path: str | Path, results: Results) -> None:
 def load_results(path: str | Path) -> Results:
     """Read results. Raises IntegrityError naming the file when it is missing or damaged."""
     arrays, header = load_arrays(path)
-    try:
+    with refusing(path, "results"):
+        _Header.check(header)
+        check_arrays(arrays, AXES, S=len(header["samplers"]))
         return Results(**header, arrays=arrays)
-    except TypeError as error:
-        raise IntegrityError(f"{path}: not results of this version ({error}); run `dvc repro evaluate`") from None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import IntegrityError, ParamsError
+from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, load_results
-from pipeline.storage import load_arrays, md5
+from pipeline.storage import check_arrays, load_arrays, md5, refusing
 
 
 class NotExplorable(ParamsError):
@@ -29,14 +29,19 @@ def layers(weights: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     Raises IntegrityError naming the file when it is missing or damaged, NotExplorable for another kind of decoder.
     """
     arrays, header = load_arrays(weights)
-    kinds = header.get("decoder", [])
+    listed = header.get("decoder")
+    kinds = list(map(str, listed)) if isinstance(listed, list) else []
     if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
         found = ", ".join(kinds) or "unknown; train the model again"
         raise NotExplorable(f"{weights}: the explorer decodes linear layers with a ReLU between every two; these are {found}")
-    try:
-        return [(arrays[f"decoder.{index}.weight"], arrays[f"decoder.{index}.bias"]) for index in range(0, len(kinds), 2)]
-    except KeyError as error:
-        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {error}") from None
+    names = [f"decoder.{index}" for index in range(0, len(kinds), 2)]
+    if missing := [part for name in names for part in (f"{name}.weight", f"{name}.bias") if part not in arrays]:
+        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {missing[0]}")
+    axes = {f"{name}.weight": f"f4 n{depth + 1} n{depth}" for depth, name in enumerate(names)}
+    axes |= {f"{name}.bias": f"f4 n{depth}" for depth, name in enumerate(names, 1)}
+    with refusing(weights, "weights"):
+        check_arrays({name: arrays[name] for name in axes}, axes)
+    return [(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names]
 
 
 def load_explored(results: Path, models: Path) -> dict[str, Explored]:
@@ -58,7 +63,10 @@ def add_sweep(explored: dict[str, Explored], sweep: Path, data: Path) -> list[li
     dataset = load_dataset(data)
     cards = {name: {one.results.beta: one} for name, one in explored.items()}
     for path in sorted(sweep.glob("*.safetensors")):
-        trained = load_weights(path)
+        try:
+            trained = load_weights(path)
+        except IntegrityError as error:  # DVC does not know a sweep's files
+            raise IntegrityError(str(error).replace(DAMAGED, "delete it and run `latent sweep` again")) from None
         name, beta = trained.config.model, trained.beta
         if beta in cards.get(name, {beta}):
             continue

@@ -5,7 +5,9 @@ A new model or a new pair of nets is one file here and one entry in a registry b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from pipeline.data import Shape
@@ -13,6 +15,7 @@ from pipeline.errors import ParamsError
 from pipeline.models.autoencoders import VAE, Autoencoder
 from pipeline.models.base import LatentModel
 from pipeline.models.mlp import mlp
+from pipeline.storage import Size
 
 __all__ = ["MODELS", "NETS", "VAE", "Autoencoder", "LatentModel", "ModelConfig"]
 
@@ -28,9 +31,9 @@ class ModelConfig:
 
     model: str
     net: str
-    image_shape: Shape
-    latent_dim: int
-    hidden_dims: tuple[int, ...]
+    image_shape: tuple[Size, Size, Size]
+    latent_dim: Size
+    hidden_dims: Annotated[tuple[Size, ...], Field(max_length=16)]
     """Widths of the encoder's hidden layers, as the net interprets them; the decoder mirrors them."""
 
     def build(self) -> LatentModel:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from pipeline.errors import IntegrityError, ParamsError
 from pipeline.models import LatentModel, ModelConfig
-from pipeline.storage import Arrays, load_arrays, save_arrays
+from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,21 @@ class Trained:
             return {"code": code.numpy(), "reconstruction": torch.sigmoid(self.model.decode(code)).numpy()}
 
 
+class _Header(Header):
+    config: ModelConfig
+    decoder: list[str]
+    dataset: str
+    beta: float | None = Field(ge=0)
+
+
+def _layers(model: LatentModel) -> list[str]:
+    return [type(layer).__name__ for layer in model.decoder.children()]
+
+
 def save_weights(path: str | Path, trained: Trained) -> None:
     """Write the weights and the configuration of a model; equal weights give equal bytes."""
     arrays = {name: tensor.numpy(force=True) for name, tensor in trained.model.state_dict().items()}
-    decoder = [type(layer).__name__ for layer in trained.model.decoder.children()]  # for decoding without torch
+    decoder = _layers(trained.model)  # for decoding without torch
     header = {"config": asdict(trained.config), "decoder": decoder, "dataset": trained.dataset, "beta": trained.beta}
     save_arrays(path, arrays, header)
 
@@ -52,15 +63,20 @@ def load_weights(path: str | Path, device: torch.device | str = "cpu") -> Traine
     Raises IntegrityError naming the file when it is missing, damaged or not a model of this version.
     """
     arrays, header = load_arrays(path)
-    try:
+    with refusing(path, "weights"):
+        _Header.check(header)
         values = header["config"]
         sizes = {key: tuple(values[key]) for key in ("image_shape", "hidden_dims")}
         config = ModelConfig(**(values | sizes))
+        with torch.device("meta"):  # which allocates nothing, so that a file cannot ask for more than it holds
+            expected = config.build()
+        state = expected.state_dict()
+        if state.keys() != arrays.keys() or header["decoder"] != _layers(expected):
+            raise ValueError("it has other layers")
+        check_arrays(arrays, {name: " ".join(["f4", *map(str, tensor.shape)]) for name, tensor in state.items()})
         model = config.build()
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return Trained(model.to(device).eval(), config, header["dataset"], header["beta"])
-    except (KeyError, TypeError, ValueError, RuntimeError, ParamsError) as error:
-        raise IntegrityError(f"{path}: not weights of this version ({error}); delete it and run `dvc repro`") from None
 
 
 _load_pyfunc = load_weights  # the function that MLflow calls in a loader module

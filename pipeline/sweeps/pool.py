@@ -1,8 +1,9 @@
 """Run tasks in a process each, as many at a time as the cores allow, with one progress bar."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError, describe
-from pipeline.startup import cores, die_with_parent
+from pipeline.errors import OUT_OF_MEMORY, PipelineError, describe
+from pipeline.startup import begin, cores, die_with_parent
 
 Report = Callable[[str], None]
 """Report that one unit of a task is done, with a few words for the progress bar."""
@@ -29,13 +30,37 @@ def workers(threads: int, device: str) -> int:
 
 
 def _work(task: Task, messages: Connection) -> None:
-    die_with_parent()
+    begin()
+    if parent := parent_process():
+        die_with_parent(parent.pid)
     try:
         messages.send(("done", task(lambda text: messages.send(("progress", text)))))
     except Exception as error:
         if not (known := describe(error)):
             raise
         messages.send(("failed", known))
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process that never sees Ctrl-C, even while it still imports: this process ends it with a SIGTERM."""
+    resource_tracker.ensure_running()  # starting it later would let signals through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits it
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _dead(label: str, exitcode: int | None) -> PipelineError:
+    """Return the error of a process that ended without a word."""
+    if exitcode != -signal.SIGKILL:
+        return PipelineError(f"{label}: its process ended with exit code {exitcode}; see above or run again")
+    error = PipelineError(
+        f"{label}: its process was killed, as the system does when memory runs out; "
+        "raise pool.threads, so that fewer run at once, or lower the hidden_dims"
+    )
+    error.exit_code = OUT_OF_MEMORY
+    return error
 
 
 def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> dict[str, Any]:
@@ -53,7 +78,7 @@ def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> d
                 label = next(iter(waiting))
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(waiting.pop(label), sender), name=label, daemon=True)
-                process.start()
+                _start(process)
                 sender.close()
                 running[label] = process, receiver
             ready = wait([messages for _, messages in running.values()])
@@ -62,11 +87,9 @@ def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> d
                     continue
                 try:
                     kind, value = messages.recv()
-                except EOFError:
+                except (EOFError, OSError):
                     child.join()
-                    raise PipelineError(
-                        f"{label}: its process ended with exit code {child.exitcode}; see above or run again"
-                    ) from None
+                    raise _dead(label, child.exitcode) from None
                 if kind == "failed":
                     failure = PipelineError(f"{label}: {value[0]}")
                     failure.exit_code = value[1]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PIPELINE = Path(__file__).parents[1]
 _CODE = ("data.py", "errors.py", "models/*.py", "storage.py")  # models and what the folder may import
+_REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # of that code
 _LOADER = "models.weights"  # the module with `_load_pyfunc`, which MLflow calls
 INPUT = "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
 
@@ -58,7 +59,7 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
             loader_module=f"{loader.name}.{_LOADER}",
             data_path=str(weights),
             code_paths=[str(loader)],
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in ("numpy", "safetensors", "torch")],
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in _REQUIREMENTS],
             signature=signature,
             metadata={"input": INPUT},
             mlflow_model=mlflow.models.Model(name, run_id, model_id=model.model_id, model_uuid=model.model_id),

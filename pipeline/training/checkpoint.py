@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from pipeline.errors import BusyError, IntegrityError
-from pipeline.storage import Arrays, load_arrays, save_arrays, write
+from pipeline.errors import DAMAGED, BusyError, IntegrityError
+from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays, write
 
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -27,6 +29,15 @@ def source_sha256() -> str:
         if file.parts[: len(_HERE.parts)] == _HERE.parts or file.parent == _HERE.parent / "stages":
             digest.update(f"{file.relative_to(_HERE.parent)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+class _Header(Header):
+    epoch: int = Field(ge=1)
+    best_epoch: int = Field(ge=0)
+    best_loss: float = Field(allow_inf_nan=True)  # infinite during the KL warm-up
+    epochs_waited: int = Field(ge=0)
+    rows: list[dict[str, float]]
+    elapsed: list[float]
 
 
 class Checkpoints:
@@ -80,15 +91,24 @@ class Checkpoints:
         save_arrays(self._generations[0], arrays, header)
         self._generations.reverse()
 
-    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """Return the newest checkpoint that is whole, saying which was skipped, or None when there is none."""
+    def load(self, epochs: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Arrays, dict[str, Any]] | None:
+        """Return the newest checkpoint that is whole and of this training, saying which was skipped, or None when there is none.
+
+        Takes the training's number of epochs and the shapes of its arrays.
+        """
         newest = None
         for path in sorted(self._generations):
             if path.exists():
                 try:
-                    found = load_arrays(path)
+                    found = arrays, header = load_arrays(path)
+                    with refusing(path, "a checkpoint"):
+                        _Header.check(header)
+                        epoch, lengths = header["epoch"], {len(header["rows"]), len(header["elapsed"])}
+                        if arrays.keys() != shapes.keys() or lengths != {epoch} or not header["best_epoch"] <= epoch <= epochs:
+                            raise ValueError("of another training")
+                        check_arrays(arrays, {name: " ".join(["f4", *map(str, shape)]) for name, shape in shapes.items()})
                 except IntegrityError as error:
-                    print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
+                    print(f"skipping a damaged checkpoint: {str(error).removesuffix(f'; {DAMAGED}')}", file=sys.stderr)
                     continue
                 if newest is None or found[1]["epoch"] > newest[1]["epoch"]:
                     newest = found

@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 
 from pipeline.params import ModelParams, Params
 
+# What can make a training diverge, by its key and value in the params.yaml of this repository.
+SHIPPED = {"learning_rate": 2e-3, "beta": 1.0, "decoder_input_lr_multiplier": 16.0, "input_dropout": 0.2}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -33,3 +36,22 @@ class TrainConfig:
         """Return how params.yaml trains the model of this section."""
         values = params.train.model_dump() | model.model_dump() | {"seed": params.seed, "beta": params.beta}
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    def advice(self, is_probabilistic: bool) -> str:
+        """Return what to lower when a training diverges: what is over ten times the shipped value, the most extreme first.
+
+        >>> TrainConfig(10, input_dropout=0.9999, beta=20.0).advice(is_probabilistic=True)
+        'lower input_dropout (0.9999; shipped: 0.2) or beta (20.0; shipped: 1.0)'
+        """
+
+        def strength(name: str, value: float) -> float:
+            return 1 / (1 - value) if name == "input_dropout" else value  # visible pixels are scaled up
+
+        names = [name for name in SHIPPED if is_probabilistic or name != "beta"]
+        ratios = {name: strength(name, getattr(self, name)) / strength(name, SHIPPED[name]) for name in names}
+        extreme = sorted((name for name in names if ratios[name] > 10), key=ratios.__getitem__, reverse=True)
+        chosen = extreme or [name for name in ("learning_rate", "beta") if name in names]
+        sections = {"learning_rate": "train.learning_rate"}
+        return "lower " + " or ".join(
+            f"{sections.get(name, name)} ({getattr(self, name)!r}; shipped: {SHIPPED[name]!r})" for name in chosen
+        )

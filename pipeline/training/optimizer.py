@@ -71,6 +71,14 @@ def inverse_root(matrix: Tensor) -> Tensor:
     return result
 
 
+def optimizer_shapes(groups: list[dict[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a file has of :meth:`Optimizer.state_dict` for these groups."""
+    weights = sum(parameter.numel() for group in groups for parameter in group["params"])
+    sides = [min(group["params"][0].shape) for group in groups if group["kind"] != "adam"]
+    matrices = {f"{name}.{index}": (side, side) for index, side in enumerate(sides) for name in ("covariance", "root")}
+    return {"exp_avg": (weights,), "exp_avg_sq": (weights,), "step": (1,), **matrices}
+
+
 class Optimizer(torch.optim.Optimizer):
     """Adam (1412.6980) by one fused call a group, and Shampoo, over parameters and gradients that lie in flat buffers.
 

@@ -22,7 +22,7 @@ from pipeline.tracking import events, store
 from pipeline.tracking.run import Run
 from pipeline.training.checkpoint import Checkpoints, source_sha256
 from pipeline.training.config import TrainConfig
-from pipeline.training.trainer import Epoch, State, fit
+from pipeline.training.trainer import Epoch, State, fit, state_shapes
 
 GRID = 64
 CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
@@ -157,7 +157,7 @@ def train(
             saved.run_id(run.id)
             events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)
             config = TrainConfig.from_params(params, getattr(params, name))
-            checkpoint = saved.load()
+            checkpoint = saved.load(config.epochs, state_shapes(trained.model, config))
             resume = State(*checkpoint) if checkpoint else None
             done = resume.header["epoch"] if resume else 0
             if done:

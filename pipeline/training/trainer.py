@@ -15,7 +15,7 @@ from pipeline.runtime import Runtime, generator
 from pipeline.storage import Arrays, flatten
 from pipeline.training.batches import draw_batches, resident, run_epoch, validate
 from pipeline.training.config import TrainConfig
-from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer import Optimizer, optimizer_shapes
 from pipeline.training.schedules import EarlyStopping, kl_weight, learning_rate
 from pipeline.training.step import train_step
 
@@ -42,6 +42,12 @@ class Epoch:
     samples: int  # images trained on
     is_last: bool
     state: State
+
+
+def state_shapes(model: LatentModel, config: TrainConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the arrays of a training's :class:`State` have in a file."""
+    shapes = optimizer_shapes(model.param_groups(config.hidden_optimizer, config.decoder_input_lr_multiplier))
+    return shapes | {"weights": shapes["exp_avg"], "best_weights": shapes["exp_avg"]}
 
 
 def fit(
@@ -96,16 +102,13 @@ def fit(
         seconds = time.perf_counter() - start
         if optimizer.found_inf.item():
             raise DivergedError(
-                f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it. "
-                f"Lower train.learning_rate ({config.learning_rate:g})"
-                + (f" or beta ({config.beta:g})" if model.is_probabilistic else "")
+                f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it; "
+                + config.advice(model.is_probabilistic)
             )
         metrics |= flatten({"val": validate(model, held_out, val_noise)})
         metrics["learning_rate"] = rates[-1]
         if not math.isfinite(metrics["val/loss"]):
-            raise DivergedError(
-                f"epoch {epoch}: the validation loss is not finite; lower train.learning_rate ({config.learning_rate:g})"
-            )
+            raise DivergedError(f"epoch {epoch}: the validation loss is not finite; {config.advice(model.is_probabilistic)}")
         if stopping.update(config, epoch, metrics["val/loss"]):
             best_weights.copy_(optimizer.weights)
         tensors = optimizer.state_dict() | {"weights": optimizer.weights, "best_weights": best_weights}

@@ -11,7 +11,9 @@ import pytest
 from pipeline.data import Dataset, save_dataset
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import Results, load_results, save_results
+from pipeline.storage import load_arrays, save_arrays
 from tests.conftest import ROOT
+from tests.figures.figure_examples import make
 
 
 def test_results_round_trip(tmp_path: Path):
@@ -28,6 +30,40 @@ def test_other_files_are_refused(dataset: Dataset, tmp_path: Path):
     save_dataset(tmp_path / "data", dataset)
     with pytest.raises(IntegrityError, match="not results"):
         load_results(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beta": float("nan")},
+        {"beta": -1.0},
+        {"beta": "x"},
+        {"seed": "x"},
+        {"samplers": "prior"},
+        {"samplers": ["prior"]},
+        {"weights_md5": None},
+        {"codes": np.zeros((60, 3), np.float32)},
+        {"codes": np.zeros(60, np.float32)},
+        {"codes": np.full((60, 2), np.nan, np.float32)},
+        {"labels": np.zeros(60)},
+        {"labels": np.zeros(3, np.int64)},
+        {"inputs": np.zeros((12, 1, 9, 6), np.float32)},
+        {"reconstructions": np.zeros((11, 1, 8, 6), np.float32)},
+        {"worst": np.zeros((3, 10, 1, 8, 6), np.float32)},
+        {"pair_entropy": np.zeros((2, 2))},
+        {"more": np.zeros(1)},
+    ],
+    ids=lambda wrong: str({name: np.shape(value) or value for name, value in wrong.items()}),
+)
+def test_crafted_results_are_refused(wrong: dict, tmp_path: Path):
+    save_results(tmp_path / "r", make())
+    assert load_results(tmp_path / "r").model == "vae"
+    arrays, header = load_arrays(tmp_path / "r")
+    for name, value in wrong.items():
+        (arrays if isinstance(value, np.ndarray) else header)[name] = value
+    save_arrays(tmp_path / "r", arrays, header)
+    with pytest.raises(IntegrityError, match="r: not results of this version"):
+        load_results(tmp_path / "r")
 
 
 def test_results_and_ledger_do_not_load_torch():

@@ -167,6 +167,23 @@ def test_weights_that_do_not_belong_to_the_results_are_refused(tmp_path, runs):
         stage(tmp_path)
 
 
+def test_a_damaged_file_of_a_sweep_is_not_dvcs(tmp_path, runs):
+    workspace(tmp_path, 2)
+    (tmp_path / "sweep" / "0.5.safetensors").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match=r"0\.5\.safetensors: .*; delete it and run `latent sweep` again"):
+        stage(tmp_path, "--sweep", str(tmp_path / "sweep"))
+
+
+@pytest.mark.parametrize("change", [{"dtype": np.int8}, {"shape": (3, 3)}, {"fill": np.nan}], ids=str)
+def test_a_crafted_decoder_is_refused(change, tmp_path):
+    weights = np.full(change.get("shape", (4, 2)), change.get("fill", 1), change.get("dtype", np.float32))
+    arrays = {"decoder.0.weight": weights, "decoder.0.bias": np.zeros(4, np.float32)}
+    arrays |= {"decoder.2.weight": np.zeros((5, 4), np.float32), "decoder.2.bias": np.zeros(5, np.float32)}
+    save_arrays(tmp_path / "x", arrays, {"decoder": ["Linear", "ReLU", "Linear"]})
+    with pytest.raises(IntegrityError, match="x: not weights of this version"):
+        layers(tmp_path / "x")
+
+
 def test_page_is_written_without_importing_torch(tmp_path):
     code = "import sys, pipeline.explorer.page; print({'torch', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

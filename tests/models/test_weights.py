@@ -62,3 +62,51 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     config = ModelConfig("ae", "mlp", (1, 8, 8), 2, (16, 8))
     with pytest.raises(ValueError, match=r"must have the shape \[N, 1, 8, 8\]"):
         Trained(config.build(), config, "blobs", None).predict(np.zeros(shape, np.float32))
+
+
+HUGE = [10**9, 2**16 + 1, [1] * 100_000]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"beta": beta} for beta in ("x", float("nan"), float("inf"), -1.0, True)),
+        *({"config": {"latent_dim": size}} for size in (HUGE[0], 0, 2.5, "2", None)),
+        *({"config": {"hidden_dims": sizes}} for sizes in ([HUGE[0]], [HUGE[1]], HUGE[2], [0], "8")),
+        *({"config": {"image_shape": shape}} for shape in ([1, 4], [65536, 65536, 65536], [1, 4, -5])),
+        {"config": {"extra": 1}},
+        {"config": []},
+        {"extra": 1},
+        {"dataset": 3},
+        {"decoder": ["Linear"]},
+        {"decoder": [1]},
+    ],
+    ids=lambda wrong: str(wrong)[:60],
+)
+def test_a_crafted_header_is_refused_before_anything_is_allocated(wrong: dict, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    save_weights(path, trained("vae", beta=1.0))
+    arrays, header = load_arrays(path)
+    for key, value in wrong.items():
+        header[key] = header[key] | value if isinstance(value, dict) else value
+    save_arrays(path, arrays, header)
+    with pytest.raises(IntegrityError, match="x: not weights of this version"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("change", ["int8", "float64", "shape", "nan", "inf", "missing", "extra"])
+def test_crafted_weights_are_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    save_weights(path, trained("vae", beta=1.0))
+    arrays, header = load_arrays(path)
+    name = "decoder.0.weight"
+    array = arrays.pop(name).copy()
+    if change in {"nan", "inf"}:
+        array[0, 0] = float(change)
+    if change in {"int8", "float64"}:
+        array = array.astype(change)
+    if change != "missing":
+        arrays[f"{name}s" if change == "extra" else name] = array[:1] if change == "shape" else array
+    save_arrays(path, arrays, header)
+    with pytest.raises(IntegrityError, match="x: not weights of this version"):
+        load_weights(path)

@@ -16,8 +16,8 @@ def fail(error: Exception, report: Report) -> None:
     raise error
 
 
-def die(report: Report) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(signum: int, report: Report) -> None:
+    os.kill(os.getpid(), signum)
 
 
 def wait(folder: Path, report: Report) -> None:

@@ -1,6 +1,7 @@
 """Tasks in processes of their own give what they give one after another, and none outlives the pool."""
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -36,8 +37,14 @@ def test_a_failing_task_raises_its_error_and_stops_the_others(tmp_path: Path) ->
 
 
 def test_a_killed_process_is_named() -> None:
-    with pytest.raises(PipelineError, match=r"doomed: its process ended with exit code -9; see above or run again"):
-        run_all({"doomed": die}, "work", at_once=1, units=1)
+    with pytest.raises(PipelineError, match=r"doomed: its process ended with exit code -6; see above or run again"):
+        run_all({"doomed": partial(die, signal.SIGABRT)}, "work", at_once=1, units=1)
+
+
+def test_a_process_that_the_system_has_killed_ran_out_of_memory() -> None:
+    with pytest.raises(PipelineError, match=r"doomed: its process was killed, as the system does when memory runs out") as caught:
+        run_all({"doomed": partial(die, signal.SIGKILL)}, "work", at_once=1, units=1)
+    assert caught.value.exit_code == 5
 
 
 PARENT = """
@@ -64,6 +71,33 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     parent.wait()
     assert parent.stdout.read() == ""  # its end comes when the children, who hold the pipe, have ended too
     parent.stdout.close()
+
+
+def test_ctrl_c_reaches_the_processes_through_their_parent_alone(tmp_path: Path) -> None:
+    """A terminal sends it to all; a process that still imports would print a traceback."""
+    script, folder = tmp_path / "parent.py", tmp_path / "pids"
+    script.write_text("from pipeline.startup import begin\nif __name__ == '__main__':\n    begin()\n" + PARENT)
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, script, folder]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout
+        assert parent.stderr
+        assert {parent.stdout.readline() for _ in range(2)} == {"a: waiting\n", "b: waiting\n"}
+        for child in folder.iterdir():
+            os.kill(int(child.name), signal.SIGINT)  # not seen
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.wait() == 130
+        assert (parent.stdout.read(), parent.stderr.read()) == ("", "")
+
+
+def test_a_process_whose_parent_has_ended_does_no_work(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    orphan = "from pipeline.startup import die_with_parent; die_with_parent(999999999); print('works')"
+    done = subprocess.run([sys.executable, "-c", orphan], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
 def test_workers_fill_the_cores_of_a_cpu_and_share_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """A training that is stopped or killed at any moment resumes and ends in the same bytes."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import storage
@@ -180,7 +182,7 @@ def test_checkpoints_are_cleared_only_while_no_other_process_holds_them(workspac
         ended.save({}, {"epoch": 1})
     with other:
         ended.clear()
-        assert other.load() is not None
+        assert (other.folder / "0.safetensors").exists()
         with pytest.raises(BusyError), ended:
             pass
     ended.clear()
@@ -249,7 +251,72 @@ def test_a_damaged_checkpoint_is_skipped_for_the_older_one(
     assert run("vae", params, data_file, workspace / "out") == expected
     said = capsys.readouterr()
     assert "skipping a damaged checkpoint" in said.err
+    assert "latent verify" not in said.err, "the checkpoints are not DVC's"
     assert "continuing after epoch 2" in said.out
+
+
+SHAPES = {"weights": (6,), "best_weights": (6,), "exp_avg": (6,), "exp_avg_sq": (6,), "step": (1,), "root.0": (2, 2)}
+CHECKPOINT = {
+    "epoch": 2,
+    "best_epoch": 1,
+    "best_loss": 3.5,
+    "epochs_waited": 1,
+    "rows": [{"epoch": 1}] * 2,
+    "elapsed": [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": 5, "rows": [{"epoch": 1}] * 5, "elapsed": [1.0] * 5},
+        {"epoch": 0, "rows": [], "elapsed": []},
+        {"epoch": "2"},
+        {"best_epoch": 3},
+        {"best_loss": "low"},
+        {"rows": [{"epoch": 1}]},
+        {"rows": [{"epoch": "x"}] * 2},
+        {"elapsed": [1.0]},
+        {"extra": 1},
+        {"weights": np.zeros(1, np.float32)},
+        {"weights": np.full(6, np.nan, np.float32)},
+        {"exp_avg": np.zeros(6)},
+        {"root.0": np.zeros((2, 3), np.float32)},
+        {"root.1": np.zeros((2, 2), np.float32)},
+    ],
+    ids=str,
+)
+def test_a_crafted_checkpoint_is_skipped(wrong: dict, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    with Checkpoints(workspace, "vae") as saved:
+        saved.save(arrays, CHECKPOINT | {"epoch": 1, "rows": [{"epoch": 1}], "elapsed": [1.0], "best_loss": math.inf})
+        saved.save(arrays, CHECKPOINT)
+        loaded = saved.load(4, SHAPES)
+        assert loaded
+        assert loaded[1] == CHECKPOINT
+        for name, value in wrong.items():
+            saved.save(arrays | {name: value}, CHECKPOINT) if isinstance(value, np.ndarray) else None
+        if not any(isinstance(value, np.ndarray) for value in wrong.values()):
+            saved.save(arrays, CHECKPOINT | wrong)
+        capsys.readouterr()
+        found = saved.load(4, SHAPES)
+    assert found
+    assert found[1]["epoch"] == 2
+    assert "safetensors: not a checkpoint of this version" in capsys.readouterr().err
+
+
+def test_the_arrays_of_a_checkpoint_have_the_shapes_that_are_expected(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[dict[str, tuple[int, ...]]] = []
+    load = Checkpoints.load
+    monkeypatch.setattr(
+        Checkpoints, "load", lambda saved, epochs, shapes: (expected.append(dict(shapes)), load(saved, epochs, shapes))[1]
+    )
+    saved = train("vae", params, data_file, workspace, workspace)
+    (file,) = saved.folder.glob("*.safetensors")
+    assert [{name: array.shape for name, array in storage.load_arrays(file)[0].items()}] == expected
+    assert "covariance.0" in expected[0]
 
 
 def test_a_training_stopped_while_it_writes_a_checkpoint_keeps_that_epoch(

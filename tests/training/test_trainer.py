@@ -6,17 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 from torch import Tensor
 
 from pipeline import runtime
 from pipeline.data import Images
 from pipeline.errors import DivergedError
 from pipeline.models import MODELS, LatentModel, ModelConfig
+from pipeline.params import load_params
 from pipeline.runtime import Runtime
 from pipeline.training.batches import resident, validate
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import SHIPPED, TrainConfig
 from pipeline.training.trainer import Epoch, State, fit
-from tests.conftest import blobs
+from tests.conftest import ROOT, blobs
 
 Splits = tuple[Images, Images]
 CONFIG = TrainConfig(epochs=4, batch_size=16, learning_rate=3e-3, seed=5, beta=2.0, decoder_input_lr_multiplier=2.0)
@@ -156,6 +158,59 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(step: int, hidden_optim
     with pytest.raises(DivergedError, match=r"epoch \d+: .* not finite"):
         list(fit(model, *splits, replace(CONFIG, hidden_optimizer=hidden_optimizer, fused=False), runtime=rt))
     assert weights(model) == before
+
+
+@settings(max_examples=15)
+@given(
+    name=strategies.sampled_from(sorted(MODELS)),
+    stop=strategies.integers(1, 4),
+    config=strategies.builds(
+        TrainConfig,
+        epochs=strategies.integers(1, 5),
+        batch_size=strategies.sampled_from([3, 16, 1000]),
+        schedule=strategies.sampled_from(["constant", "cosine"]),
+        patience=strategies.integers(0, 2),
+        seed=strategies.integers(0, 2**31 - 1),
+        beta=strategies.floats(0, 8, allow_subnormal=False),
+        warmup_epochs=strategies.integers(0, 3),
+        input_dropout=strategies.floats(0, 0.9, allow_subnormal=False),
+        hidden_optimizer=strategies.sampled_from(["adam", "shampoo"]),
+        fused=strategies.booleans(),
+    ),
+)
+def test_any_training_continues_from_any_epoch_with_the_same_bits(name: str, stop: int, config: TrainConfig) -> None:
+    images = blobs(20, seed=0), blobs(6, seed=1)
+    with runtime.use("cpu", threads=1) as one:
+        whole, continued = new(name), new(name)
+        epochs = [(kept(epoch), epoch.metrics) for epoch in fit(whole, *images, config, runtime=one)]
+        stop = min(stop, len(epochs))
+        rest = [epoch.metrics for epoch in fit(continued, *images, config, runtime=one, resume=epochs[stop - 1][0])]
+    assert rest == [metrics for _, metrics in epochs[stop:]]
+    assert weights(continued) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"learning_rate": 1e9}, r"lower train\.learning_rate \(1000000000\.0; shipped: 0\.002\)$"),
+        ({"input_dropout": 0.9999999}, r"lower input_dropout \(0\.9999999; shipped: 0\.2\)$"),
+        ({"decoder_input_lr_multiplier": 1e9}, r"lower decoder_input_lr_multiplier \(1000000000\.0; shipped: 16\.0\)$"),
+        ({"beta": 1e9, "learning_rate": 1e3}, r"lower beta \(.*\) or train\.learning_rate \("),
+        ({}, r"lower train\.learning_rate \(.*\) or beta \("),
+    ],
+)
+def test_a_training_that_diverges_names_what_is_extreme(change: dict, says: str, splits: Splits, rt: Runtime) -> None:
+    model = new("vae")
+    loss_terms = model.loss_terms
+    model.loss_terms = lambda *args: {name: value * math.nan for name, value in loss_terms(*args).items()}
+    with pytest.raises(DivergedError, match=says):
+        list(fit(model, *splits, replace(CONFIG, **{"beta": 1.0} | change, fused=False), runtime=rt))
+
+
+def test_the_values_that_advice_compares_with_are_the_shipped_ones() -> None:
+    params = load_params(ROOT / "params.yaml")
+    shipped = TrainConfig.from_params(params, params.vae)
+    assert {name: getattr(shipped, name) for name in SHIPPED} == SHIPPED
 
 
 def test_fewer_images_than_a_batch_are_one_batch(rt: Runtime) -> None:
