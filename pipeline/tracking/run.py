@@ -287,8 +287,9 @@ class Run:
         self.flush()
         if status == "FINISHED":
             self._catch_up()
-        if not (self._complete and self._held and self._held.status == status and not +self.added):
-            self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
+        if self._complete and self._held and self._held.status == status and not +self.added:
+            return  # it lacked nothing
+        self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:
         return self
