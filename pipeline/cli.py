@@ -134,3 +134,17 @@ def sync() -> None:
 
     known, changed = complete()
     click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {store_uri()}")
+
+
+@main.command()
+@click.option("--all", "everything", is_flag=True, help="Also read the files in DVC's cache that dvc.lock does not name.")
+@click.option("--fix", is_flag=True, help="Remove what is damaged; `dvc repro` makes it again.")
+def verify(everything: bool, fix: bool) -> None:
+    """Check that all files that dvc.lock names are whole.
+
+    Reads them here and in DVC's cache, and compares the numbers of MLflow's runs with them. The exit code is 3 when
+    something is damaged.
+    """
+    from pipeline.maintenance.verify import verify as check
+
+    sys.exit(check(everything, fix))

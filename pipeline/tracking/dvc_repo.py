@@ -24,9 +24,14 @@ def digest(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def folder_list(files: Mapping[str, str]) -> bytes:
+    """Return the list of a folder's files as DVC keeps it in its cache, from the md5 of each file by its path in the folder."""
+    return json.dumps([{"md5": files[path], "relpath": path} for path in sorted(files)]).encode()
+
+
 def folder_md5(files: Mapping[str, str]) -> str:
     """Return the md5 that dvc.lock has for a folder, from the md5 of each file by its path in the folder."""
-    return digest(json.dumps([{"md5": files[path], "relpath": path} for path in sorted(files)]).encode()) + ".dir"
+    return digest(folder_list(files)) + ".dir"
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,31 @@ class Source:
         known = {name: md5 for name, info in found.items() if (md5 := info.get("dvc_info", {}).get("md5"))}
         known = known or {name: digest(self.read(name[1:]) or b"") for name in found}
         return {name[len(folder) + 2 :]: md5 for name, md5 in known.items()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What DVC's configuration says, of the repository, of the user and of the machine together."""
+
+    objects: Path  # the folder of the cached files, by md5: ab/cdef...
+    site_cache: Path  # the folder of DVC's databases of all repositories
+    remotes: Mapping[str, Mapping[str, Any]]
+
+    def object(self, md5: str) -> Path:
+        """Return the place of the cached file with this md5, which ends in ``.dir`` for a folder's list of files."""
+        return self.objects / md5[:2] / md5[2:]
+
+
+def settings() -> Settings:
+    """Return DVC's settings. Raises PipelineError where DVC cannot open the repository."""
+    try:
+        repo = DVCFileSystem().repo
+        cache, databases, remotes = Path(repo.cache.local.path), Path(repo.site_cache_dir), repo.config["remote"]
+        repo.close()
+    except Exception as error:  # DVC's own exceptions are not in its API
+        raise PipelineError(f"DVC cannot open this repository ({' '.join(str(error).split())})") from None
+    # DVC takes the repository from which one was cloned for a remote, if it is on this machine.
+    return Settings(cache, databases.parents[1], {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
 
 
 def sources(scratch: Path) -> list[Source]:
