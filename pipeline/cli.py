@@ -137,6 +137,18 @@ def sync() -> None:
 
 
 @main.command()
+@click.option("--fix", is_flag=True, help="Repair what can be repaired without a loss.")
+def doctor(fix: bool) -> None:
+    """Look for what is wrong with disk, settings, locks and versions.
+
+    Each line says what is to be done. The exit code is 1 when there is a problem.
+    """
+    from pipeline.maintenance.doctor import doctor as examine
+
+    sys.exit(examine(fix))
+
+
+@main.command()
 @click.option("--all", "everything", is_flag=True, help="Also read the files in DVC's cache that dvc.lock does not name.")
 @click.option("--fix", is_flag=True, help="Remove what is damaged; `dvc repro` makes it again.")
 def verify(everything: bool, fix: bool) -> None:
