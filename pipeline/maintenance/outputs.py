@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -149,10 +150,6 @@ def _touch(paths: list[Path], damaged: list[Path]) -> str:
     return "marked as changed, so that `dvc repro` makes it again"
 
 
-def _neither(out: Output) -> Finding:
-    return Finding("warning", out.path, "is neither here nor in DVC's cache", f"`dvc pull` or `{out.repro}` brings it")
-
-
 class Verification:
     """The check of outputs.
 
@@ -176,6 +173,15 @@ class Verification:
         place = self.settings.object(hexdigest)
         self.objects.add(place)
         return place, self._state(place, hexdigest)
+
+    def _missing(self, out: Output, in_git: bool, cached: str) -> Finding:
+        text, path = "is not here", quote(out.path)
+        if in_git:
+            return Finding("warning", out.path, text, f"`git checkout HEAD -- {path}` brings it")
+        if cached == "whole":
+            return Finding("warning", out.path, text, f"`dvc checkout {path}` brings it")
+        pull = f"`dvc pull {path}` brings it, or " if self.settings.remotes else ""
+        return Finding("warning", out.path, f"{text}, nor in DVC's cache", f"{pull}`{out.repro}` makes it")
 
     def check(self, out: Output) -> Iterator[Finding]:
         """Yield what is wrong with an output in the workspace and in the cache."""
@@ -210,11 +216,8 @@ class Verification:
             if damaged:
                 text = f"its object in DVC's cache is damaged ({place})"
                 yield Finding("problem", out.path, text, out.cure, partial(_remove, place))
-            elif cached == "missing":
-                yield _neither(out)
             else:
-                command = f"git checkout -- {out.path}" if in_git else f"dvc checkout {out.path}"
-                yield Finding("warning", out.path, "is not here", f"`{command}` brings it")
+                yield self._missing(out, in_git, cached)
         elif in_git:
             yield problem("differs from dvc.lock", partial(_touch, [path], damaged))
         elif out.is_whole():
@@ -247,7 +250,7 @@ class Verification:
         elif cached == "changed":
             yield Finding(level, out.path, text, out.cure, partial(_remove, place))
         else:
-            yield _neither(out)
+            yield self._missing(out, in_git, cached)
 
     def _check_children(self, out: Output, listed: Mapping[str, str]) -> Iterator[Finding]:
         for name, hexdigest in listed.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.maintenance.findings import Finding, Level
 from pipeline.maintenance.locks import is_alive, is_held
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_repo import Settings, settings
 
 NEEDED_GB = 1.0  # both pipelines on MNIST leave 0.3 GB in outputs, DVC's cache, MLflow's artifacts and checkpoints
 _WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", ".dvc/tmp")
@@ -25,18 +25,18 @@ _OLD_DAYS = 7
 FIX = "`latent doctor --fix`"
 
 
-def _places() -> list[Path]:
-    """Return the folders that are written to, DVC's cache and the temporary folder included."""
-    places = [Path(name) for name in _WRITTEN] + [Path(tempfile.gettempdir())]
+def _settings() -> Settings | None:
     try:
-        return [*places, settings().objects]
+        return settings()
     except PipelineError:  # another check tells
-        return places
+        return None
 
 
-def _existing(path: Path) -> Path:
-    """Return a path, or the nearest one above it that exists."""
-    return next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+def _places() -> list[Path]:
+    """Return the folders that are written to, DVC's cache and the temporary folder included, as far as they exist."""
+    found = _settings()
+    places = [*map(Path, _WRITTEN), Path(tempfile.gettempdir()), *([found.objects] if found else [])]
+    return list(dict.fromkeys(next(there for there in (path, *path.parents) if os.path.lexists(there)) for path in places))
 
 
 def _chmod(path: Path, change: int) -> str:
@@ -47,25 +47,29 @@ def _chmod(path: Path, change: int) -> str:
 
 def access() -> Iterator[Finding]:
     """Try to write to each folder."""
-    places = _places()
-    refused = set[Path]()
-    for place in dict.fromkeys(map(_existing, places)):
+    places, refused = _places(), set[tuple[int, int | None]]()
+    for place in places:
         try:
             with tempfile.TemporaryFile(dir=place) as file:
                 file.write(b"x")
                 file.flush()
         except OSError as error:
-            refused.add(place)
             if not place.is_dir():
-                yield Finding("problem", "access", f"{place} is no folder", f"`mv {place} {place}.old`")
-            elif isinstance(error, PermissionError) and place.stat().st_uid == os.geteuid():
+                refused.add((0, error.errno))
+                what = "a file" if place.is_file() else "a link to nothing"
+                yield Finding("problem", "access", f"{place} must be a folder, and is {what}", f"`mv {place} {place}.old`")
+                continue
+            about = place.stat()
+            is_known = (about.st_dev, error.errno) in refused
+            refused.add((about.st_dev, error.errno))
+            if isinstance(error, PermissionError) and about.st_uid != os.geteuid():
+                cure = f'`sudo chown -R "$USER" {place}`'
+                yield Finding("problem", "access", f"{place} belongs to user {about.st_uid}", cure)
+            elif isinstance(error, PermissionError) and not about.st_mode & stat.S_IWUSR:
                 fix = partial(_chmod, place, stat.S_IRWXU)
                 yield Finding("problem", "access", f"{place} cannot be written", f"`chmod u+rwx {place}`", fix)
-            elif isinstance(error, PermissionError):
-                owner = f"`sudo chown -R {os.geteuid()} {place}`"
-                yield Finding("problem", "access", f"{place} belongs to user {place.stat().st_uid}", owner)
-            else:
-                yield Finding("problem", "access", f"{place}: {error.strerror}", f"`df -h {place}` shows its disk")
+            elif not is_known:  # full, read-only and so on, for all of a disk
+                yield Finding("problem", "access", f"{place.absolute()}: {error.strerror}", f"`df -h {place}` shows its disk")
     if not refused:
         yield Finding("ok", "access", f"the {len(places)} folders that a run writes to can be written")
 
@@ -73,7 +77,7 @@ def access() -> Iterator[Finding]:
 def space() -> Iterator[Finding]:
     """Compare the room on each disk with what a run needs."""
     seen = set[int]()
-    for place in map(_existing, _places()):
+    for place in filter(Path.exists, _places()):
         if (disk := place.stat().st_dev) in seen:
             continue
         seen.add(disk)
@@ -136,8 +140,8 @@ def permissions() -> Iterator[Finding]:
         found = True
         fix = partial(_chmod, path, ~stat.S_IWOTH)
         yield Finding("warning", "permissions", f"every user of this machine may change {path}", f"`chmod o-w {path}`", fix)
-    databases = settings().site_cache
-    if databases.exists() and _is_open(databases) and _is_reachable(databases):
+    here = _settings()
+    if here and (databases := here.site_cache).exists() and _is_open(databases) and _is_reachable(databases):
         found = True
         text = f"DVC keeps databases in {databases}, which every user of this machine may replace; DVC unpickles them"
         command = 'mkdir -p -m 700 .dvc/tmp/private && dvc config --local core.site_cache_dir "$PWD/.dvc/tmp/private/dvc"'

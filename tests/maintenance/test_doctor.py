@@ -181,7 +181,11 @@ def environment_path() -> str:
 @pytest.mark.usefixtures("whole")
 def test_a_file_in_the_place_of_a_folder(name: str) -> None:
     Path(name).write_text("")
-    assert f"problem  access: {name} is no folder; `mv {name} {name}.old`" in lines(places.access)
+    assert f"problem  access: {name} must be a folder, and is a file; `mv {name} {name}.old`" in lines(places.access)
+    Path(name).unlink()
+    Path(name).symlink_to("nowhere")
+    assert f"problem  access: {name} must be a folder, and is a link to nothing; `mv {name} {name}.old`" in lines(places.access)
+    assert levels(places.space) <= {"ok", "warning"}
 
 
 @pytest.mark.usefixtures("whole")

@@ -116,14 +116,19 @@ def test_other_objects_are_read_on_demand() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_what_is_missing_is_no_damage() -> None:
+def test_what_is_missing_is_no_damage_and_has_its_command() -> None:
     shutil.rmtree("results")
+    Path("metrics.json").unlink()
     found = verify()
-    assert (found.exit_code, found.stdout.count("warning")) == (0, 3)
-    assert "`dvc checkout results/page.html` brings it" in found.stdout
+    assert (found.exit_code, found.stdout.count("warning")) == (0, 4)
+    for command in ("dvc checkout results/page.html", "dvc checkout results/folder/sub/b", "git checkout HEAD -- metrics.json"):
+        assert f"is not here; `{command}` brings it" in found.stdout
     shutil.rmtree(".dvc/cache")
     found = verify()
-    assert (found.exit_code, found.stdout.count("neither here nor in DVC's cache")) == (0, 2)
+    assert (found.exit_code, found.stdout.count("is not here, nor in DVC's cache; `dvc repro` makes it")) == (0, 2)
+    with open(".dvc/config", "a") as config:
+        config.write("['remote \"disk\"']\n    url = ../remote\n")
+    assert "; `dvc pull results/folder` brings it, or `dvc repro` makes it" in verify().stdout
 
 
 @pytest.mark.usefixtures("project")
