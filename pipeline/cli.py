@@ -129,11 +129,14 @@ def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classi
 @main.command()
 def sync() -> None:
     """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
-    from pipeline.tracking.store import store_uri
+    from pipeline.errors import redact
+    from pipeline.tracking.store import end_stale_runs, store_uri
     from pipeline.tracking.sync import sync as complete
 
     known, changed = complete()
-    click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {store_uri()}")
+    for ended in end_stale_runs() if known else []:
+        click.echo(f"sync: {ended.name}: ended, because its process was killed")
+    click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {redact(store_uri())}")
 
 
 @main.command()

@@ -17,7 +17,8 @@ def main(group: str, params: Params, data: Path, out: Path) -> None:
     (out / group).mkdir(parents=True, exist_ok=True)  # DVC requires the output even with nothing to train
     models = [model for model in comparison_models(params) if model.group == group]
     trainings = {model.label: Training(model.model, model.params, data, model.folder(out)) for model in models}
-    run_trainings(trainings, params)
+    for checkpoints in run_trainings(trainings, params):
+        checkpoints.clear()  # not earlier: DVC deletes the whole output before it restarts an interrupted stage
 
 
 if __name__ == "__main__":

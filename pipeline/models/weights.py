@@ -24,10 +24,17 @@ class Trained:
     def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> Arrays:
         """Return ``code`` ``[N, latent_dim]`` and ``reconstruction`` ``[N, C, H, W]`` of images ``[N, C, H, W]`` in [0, 1].
 
-        MLflow calls this method of a loaded model (``mlflow.pyfunc``).
+        MLflow calls this method of a loaded model (``mlflow.pyfunc``). Raises ValueError for other shapes and values.
         """
+        x = np.asarray(images, np.float32)
+        if x.ndim != 4 or x.shape[1:] != self.config.image_shape:
+            raise ValueError(
+                f"images must have the shape [N, {', '.join(map(str, self.config.image_shape))}], not {list(x.shape)}"
+            )
+        if x.size and not (x.min() >= 0 and x.max() <= 1):  # false for NaN, too
+            raise ValueError(f"images must be intensities in [0, 1], not from {x.min():g} to {x.max():g}; divide bytes by 255")
         with torch.no_grad():
-            code = self.model.encode(torch.as_tensor(np.asarray(images), dtype=torch.float32)).mean
+            code = self.model.encode(torch.from_numpy(x)).mean
             return {"code": code.numpy(), "reconstruction": torch.sigmoid(self.model.decode(code)).numpy()}
 
 

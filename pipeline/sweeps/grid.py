@@ -40,7 +40,10 @@ def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Pa
     """
     points = grid(params, betas, seeds)
     files = {name: out / f"{name}.safetensors" for name in points}
-    run_trainings({name: Training(MODEL, own, data, out, name) for name, own in points.items()}, params, {"sweep": "true"})
+    trainings = {name: Training(MODEL, own, data, out, name) for name, own in points.items()}
+    checkpoints = run_trainings(trainings, params, {"sweep": "true"})
     test = {"families": ["test"]}
     run_evaluations({name: ((name, files[name], own, data, classifier), test) for name, own in points.items()}, params)
+    for saved in checkpoints:  # not earlier: a sweep that is killed while it evaluates must not train again
+        saved.clear()
     return list(files.values())

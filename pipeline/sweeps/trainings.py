@@ -36,16 +36,16 @@ def _train(training: Training, tags: Mapping[str, str], report: Report) -> "Chec
     return train(name, params, data, out, out, stem, tags, progress)
 
 
-def run_trainings(trainings: Mapping[str, Training], params: Params, tags: Mapping[str, str] | None = None) -> None:
+def run_trainings(
+    trainings: Mapping[str, Training], params: Params, tags: Mapping[str, str] | None = None
+) -> "list[Checkpoints]":
     """Train models at once, by label; the outputs are those of single trainings with as many threads.
 
     ``pool.threads`` and ``train.device`` limit the number of processes; ``tags`` are further tags of all runs.
+    Returns the checkpoints, to be cleared once nothing can delete the outputs or ask for them again.
     Raises what :func:`pipeline.training.run.train` raises.
     """
     choose_waiting(params.pool.threads)  # the processes inherit it
     tasks = {label: partial(_train, training, tags or {}) for label, training in trainings.items()}
     units = sum(getattr(training.params, training.name).epochs for training in trainings.values())
-    done = run_all(tasks, "training", workers(params.pool.threads, params.train.device), units)
-    # Not earlier: DVC deletes the whole output before it restarts an interrupted stage.
-    for checkpoints in done.values():
-        checkpoints.clear()
+    return list(run_all(tasks, "training", workers(params.pool.threads, params.train.device), units).values())

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.data import Shape
 from pipeline.storage import flatten, numbers
+from pipeline.tracking.logged_model import INPUT
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, NOTE, Client, Record, Run
 
 Values = Mapping[str, Any]
@@ -39,8 +40,8 @@ def log_training_end(
     if history:
         run.log_file(history)
     if weights:
-        run.log_file(weights)
         run.log_model(weights, settings["model.name"], image_shape, settings["model.latent_dim"])
+        run.log_file(weights)
     describe(run)
 
 
@@ -48,11 +49,11 @@ def log_evaluation(run: Run, metrics: Values, files: Iterable[Path]) -> None:
     """Log a flat metrics file, its ``profile``, and files; promote the model if it is now the best of its ``dataset``."""
     run.set_tags({"evaluate.profile": metrics["profile"]})
     run.log_metrics(numbers(metrics))
+    if "test/elbo" in metrics:
+        promote_champion(run, metrics["dataset"])
     for path in files:
         run.log_file(path)
     describe(run)
-    if "test/elbo" in metrics:
-        promote_champion(run, metrics["dataset"])
 
 
 def log_figures(run: Run, folder: str, files: Iterable[Path]) -> None:
@@ -68,6 +69,10 @@ def log_claims(run: Run, claims: Mapping[str, Values]) -> None:
 
 def describe(run: Run) -> None:
     """Write the description on the run's page, in Markdown: the model, its main metrics, and the command to train it again."""
+    run.when_quick("description", lambda: _describe(run))
+
+
+def _describe(run: Run) -> None:
     record = run.record()
     if not record or not {"model.name", "seed"} <= record.params.keys():
         return
@@ -111,10 +116,10 @@ def promote_champion(run: Run, dataset: str) -> None:
         if winner is None or winner.model_id is None:
             return
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=f"Models of {dataset}; `{CHAMPION}` has the best test ELBO.")
+            client.create_registered_model(name, description=f"Models of {dataset}; `{CHAMPION}` has the best test ELBO. {INPUT}")
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
         source = f"models:/{winner.model_id}"
         version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]
         client.set_registered_model_alias(name, CHAMPION, version.version)
 
-    run.attempt(promote, optional=True, num_requests=10)
+    run.when_quick("champion", lambda: run.attempt(promote, num_requests=10))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
+import re
 import sys
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from pipeline.data import Shape
 from pipeline.storage import rounded
+from pipeline.tracking import logged_model
+from pipeline.tracking.database import StoreError, load_mlflow, reason
+from pipeline.tracking.grid import tile
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -35,32 +37,11 @@ NOTE = "mlflow.note.content"
 SYNC = "`latent sync`"
 
 SLOW = 1.0  # seconds above which a request counts as slow
+_PATIENCE = 30.0  # seconds for what can wait
+WORTH = ("params", "model", "champion", "files", "data", "description", "grids")  # what can wait, the most worth first
 _PAUSE = 20  # a pause is this many times as long as the slow call, so a slow store costs a training 5% at most
 _BATCH = 1000  # the most metrics that MLflow accepts in one call
-_CLIENT_DEFAULTS = {  # telemetry and logging level are read when mlflow is imported, the others at each call
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # with MLflow's own defaults a server that is down costs four minutes
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
-
 T = TypeVar("T")
-
-
-def load_mlflow() -> ModuleType:
-    """Import and return mlflow, which takes seconds, with defaults for environment variables that the user has not set."""
-    for name, value in _CLIENT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    return importlib.import_module("mlflow")
-
-
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Return images ``[N, C, H, W]`` in [0, 1] as one uint8 image of ``columns`` columns, gray for one channel, else RGB."""
-    channels, height, width = images.shape[1:]
-    rows = images[: len(images) // columns * columns].reshape(-1, columns, channels, height, width)
-    grid: np.ndarray = np.rint(rows.transpose(0, 3, 1, 4, 2).reshape(-1, columns * width, channels) * 255).astype(np.uint8)
-    return grid[..., 0] if channels == 1 else grid
 
 
 def text(value: object) -> str:
@@ -81,14 +62,11 @@ def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [getattr(load_mlflow().entities, kind)(*row) for row in rows]
 
 
-def reason(error: Exception) -> str:
-    """Return the message of an exception, as one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def warn(error: Exception) -> None:
-    """Print that MLflow failed and how to restore the run."""
-    print(f"warning: MLflow failed ({reason(error)}); the work goes on, {SYNC} restores the run later", file=sys.stderr)
+    """Print that MLflow failed, and what brings back the run, which for one that DVC did not start is nothing."""
+    when = "once this is mended" if isinstance(error, StoreError) else "later"
+    then = f", {SYNC} restores the run {when}" if os.environ.get("DVC_STAGE") else " without it"
+    print(f"warning: MLflow failed ({reason(error)}); the work goes on{then}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -117,31 +95,42 @@ class Record:
 class Run:
     """An MLflow run to log to. No call raises: the first failure is a warning, and later calls do nothing.
 
-    After a slow call logging pauses: points are queued for one batch, and what sync can restore is skipped. A run to ``complete``
-    never pauses, logs only what the store lacks, and counts it in ``added``. ``id`` is None where there is no run.
+    After a slow call a training's run pauses: points are queued for one batch, and what can wait is sent at the end. Others, with
+    ``pauses`` off, go on. What can wait may take :data:`_PATIENCE` seconds; a note names what is left out.
+    A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, keeps tags and end, and counts what it
+    ``added``. ``id`` is None where there is no run.
     """
 
-    def __init__(self, client: Client | None = None, info: mlflow.entities.RunInfo | None = None, complete: bool = False) -> None:
-        self._client, self._complete = client, complete
+    def __init__(
+        self,
+        client: Client | None = None,
+        info: mlflow.entities.RunInfo | None = None,
+        complete: bool = False,
+        resumed: bool = False,
+        pauses: bool = True,
+    ) -> None:
+        self._client, self._complete, self._resumed, self._pauses = client, complete, resumed, pauses and not complete
         self.id: str | None = info.run_id if info else None
         self._start: int = info.start_time if info else 0
         self._end = (info.end_time or info.start_time) if info and complete else None
         self._queue: list[tuple[str, float, int, int]] = []  # key, value, milliseconds since 1970, step
-        self._pause_end, self.added = 0.0, Counter[str]()
-        self._held = self.record() if complete else None
-        self._files = self.files() if complete else {}
+        self._waiting: list[tuple[str, Callable[[], object]]] = []
+        self._pause_end, self._slow, self._left_out, self.added = 0.0, 0.0, False, Counter[str]()
+        self._held = self.record() if complete or resumed else None
+        self._files = self.files() if complete or resumed else {}
+        self._steps: dict[str, Collection[int]] = {}  # of points that a resumed run holds
 
     @property
     def alive(self) -> bool:
         """Whether there is a run and no call to it has failed."""
         return self._client is not None and self.id is not None
 
-    def attempt(self, call: Callable[[Client, str], T], optional: bool = False, num_requests: int = 1) -> T | None:
-        """Return the result of a call with client and run id, or None where it fails. A pause skips ``optional`` calls.
+    def attempt(self, call: Callable[[Client, str], T], num_requests: int = 1) -> T | None:
+        """Return the result of a call with client and run id, or None where it fails.
 
         A call is slow when it takes longer than :data:`SLOW` for each of its ``num_requests``, an estimate.
         """
-        if self._client is None or self.id is None or (optional and time.perf_counter() < self._pause_end):
+        if self._client is None or self.id is None:
             return None
         begun = time.perf_counter()
         try:
@@ -153,30 +142,61 @@ class Run:
         finally:
             took = time.perf_counter() - begun
             if took > SLOW * num_requests and not self._complete:
-                if not self._pause_end and self.alive:
-                    note = f"note: MLflow took {took:.1f} s for a call; points wait for the end, {SYNC} adds the rest"
-                    print(note, file=sys.stderr)
+                if not self._slow and self.alive:
+                    print(f"note: MLflow took {took:.1f} s for a call; what can wait is sent at the end", file=sys.stderr)
+                self._slow += took
                 self._pause_end = time.perf_counter() + _PAUSE * took
+
+    def when_quick(self, what: str, action: Callable[[], object]) -> None:
+        """Do what can wait, one of :data:`WORTH`: now, or at the end of the run if MLflow is slow."""
+        if self._pauses and time.perf_counter() < self._pause_end:
+            self._waiting.append((what, action))
+        elif self._slow < _PATIENCE or self._pauses:
+            action()
+        else:
+            self._leave_out([what])
+
+    def _leave_out(self, what: Iterable[str]) -> None:
+        restored = f"; {SYNC} adds all but grids" if os.environ.get("DVC_STAGE") else ""
+        named = ", ".join(dict.fromkeys(what)) + ("" if self._pauses else " and what follows")
+        if not self._left_out:
+            print(f"note: MLflow is too slow; left out: {named}{restored}", file=sys.stderr)
+        self._left_out = True
+
+    def _catch_up(self) -> None:
+        """Send what waits, the most worth first, for a bounded time."""
+        until = time.perf_counter() + _PATIENCE
+        waiting, self._waiting, self._pause_end = sorted(self._waiting, key=lambda item: WORTH.index(item[0])), [], 0.0
+        for index, (_, action) in enumerate(waiting):
+            if time.perf_counter() >= until:
+                self._leave_out([what for what, _ in waiting[index:]])
+                break
+            action()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters, as strings. MLflow accepts the same parameters again when a run continues."""
         rows = {key: text(value) for key, value in params.items() if not self._held or key not in self._held.params}
         if rows:
             self.added["params"] += len(rows)
-            self.attempt(lambda client, run: client.log_batch(run, params=_entities("Param", rows.items())), optional=True)
+            send = partial(self.attempt, lambda client, run: client.log_batch(run, params=_entities("Param", rows.items())))
+            self.when_quick("params", send)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, as strings."""
-        held = self._held.tags if self._held else {}
+        held = self._held.tags if self._held and self._complete else {}
         rows = {key: str(value) for key, value in tags.items() if key not in held or (key == NOTE and held[key] != value)}
         if rows:
             self.added["tags"] += len(rows)
             self.attempt(lambda client, run: client.log_batch(run, tags=_entities("RunTag", rows.items())))
 
     def log_epoch(self, row: Mapping[str, float], elapsed: float = 0.0) -> None:
-        """Log an epoch's metrics, ``elapsed`` seconds into the run. MLflow keeps equal points once, as after a resume."""
+        """Log an epoch's metrics, ``elapsed`` seconds into the run; a resumed run logs those it does not hold yet."""
         then, step = self._start + round(elapsed * 1000), int(row["epoch"])
-        self._queue += [(key, value, then, step) for key, value in finite(row).items() if key != "epoch"]
+        for key, value in finite({key: value for key, value in row.items() if key != "epoch"}).items():
+            if self._resumed and key not in self._steps:
+                self._steps[key] = self.points(key).keys()
+            if step not in self._steps.get(key, ()):
+                self._queue.append((key, value, then, step))
         if not self._complete and time.perf_counter() >= self._pause_end:
             self.flush()
 
@@ -198,56 +218,43 @@ class Run:
     def log_grid(self, key: str, images: np.ndarray, step: int, columns: int = 8) -> None:
         """Log images ``[N, C, H, W]`` in [0, 1] as one image per step of ``key``."""
         grid = tile(images, columns)
-        self.attempt(lambda client, run: client.log_image(run, grid, key=key, step=step), optional=True, num_requests=5)
+        send = partial(self.attempt, lambda client, run: client.log_image(run, grid, key=key, step=step), num_requests=5)
+        if (key, step) not in self._grids:
+            self.when_quick("grids", send)
+
+    @cached_property
+    def _grids(self) -> set[tuple[str, int]]:
+        """Key and step of the grids that a resumed run holds, of file names such as ``samples%step%5%timestamp%...``."""
+        listed = self.attempt(lambda client, run: client.list_artifacts(run, "images")) if self._resumed else []
+        names = (re.split(r"\W+", Path(entry.path).name) for entry in listed or [])
+        return {(name[0], int(name[2])) for name in names if name[1:2] == ["step"]}
 
     def log_file(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
         name = f"{folder}/{Path(path).name}" if folder else Path(path).name
         if name not in self._files or self._files[name] != Path(path).stat().st_size:
             self.added["files"] += 1
-            self.attempt(lambda client, run: client.log_artifact(run, str(path), folder), optional=True, num_requests=3)
+            send = partial(self.attempt, lambda client, run: client.log_artifact(run, str(path), folder), num_requests=3)
+            self.when_quick("files", send)
 
     def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
         """Log the training data, images of this shape, as an input with its md5 of dvc.lock as the digest."""
 
-        def log(client: Client, run: str) -> None:
-            mlflow = load_mlflow()
-            images = np.broadcast_to(np.uint8(0), shape)  # MLflow stores only shape and type
-            source = mlflow.data.sources.LocalArtifactDatasetSource(str(path))
-            data = mlflow.data.from_numpy(images, source, name=name, digest=md5)._to_mlflow_entity()
-            tags = _entities("InputTag", [("mlflow.data.context", "training")])
-            client.log_inputs(run, datasets=_entities("DatasetInput", [(data, tags)]))
-
         if not self._held or not self._held.has_data:
             self.added["inputs"] += 1
-            self.attempt(log, optional=True)
+            call = partial(logged_model.log_data, name=name, path=path, md5=md5, shape=shape)
+            self.when_quick("data", partial(self.attempt, call))
 
     def log_model(self, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:
         """Log the weights as a model for ``mlflow.pyfunc.load_model``, with a signature and without pickle."""
-
-        def log(client: Client, run: str) -> None:
-            mlflow = load_mlflow()
-            pixels, code = ((np.dtype(np.float32), (-1, *shape)) for shape in (image_shape, (latent_dim,)))
-            spec, schema = mlflow.types.TensorSpec, mlflow.types.Schema
-            outputs = schema([spec(*code, "code"), spec(*pixels, "reconstruction")])
-            with mlflow.start_run(run_id=run, log_system_metrics=False), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*input example was not provided")  # it would run the model
-                mlflow.pyfunc.log_model(
-                    name=name,
-                    loader_module="pipeline.models.weights",
-                    data_path=str(weights),
-                    code_paths=[str(Path(__file__).parents[1])],
-                    pip_requirements=[f"{package}=={version(package)}" for package in ("numpy", "safetensors", "torch")],
-                    signature=mlflow.models.ModelSignature(schema([spec(*pixels)]), outputs),
-                )
-
         if not self._held or not self._held.model_id:
             self.added["models"] += 1
-            self.attempt(log, optional=True, num_requests=20)
+            call = partial(logged_model.log, weights=weights, name=name, image_shape=image_shape, latent_dim=latent_dim)
+            self.when_quick("model", partial(self.attempt, call, num_requests=20))
 
     def record(self) -> Record | None:
-        """Return the content of the run, or None where the store does not answer."""
-        return self.attempt(lambda client, run: Record.of(client.get_run(run)), optional=True)
+        """Return the content of the run."""
+        return self.attempt(lambda client, run: Record.of(client.get_run(run)))
 
     def points(self, key: str) -> dict[int, float]:
         """Return a metric's value at each step."""
@@ -272,8 +279,10 @@ class Run:
         return Path(found) if found else None
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Send the queued points and set the status; a completed run keeps its end time."""
+        """Send the queued points, what waits unless the run was stopped, and the status; a completed run keeps its end."""
         self.flush()
+        if status == "FINISHED":
+            self._catch_up()
         self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:

@@ -1,63 +1,125 @@
-"""The MLflow store: its address, the connection to it, and runs started, found and listed in it."""
+"""The MLflow store: its address, the connection to it, and runs started, found, listed and ended in it."""
 
-import fcntl
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, load_mlflow, reason, warn
+from pipeline.errors import PipelineError, redact
+from pipeline.tracking import database
+from pipeline.tracking.database import StoreError, load_mlflow, reason
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
 
-_SQLITE = "sqlite:///"
+FINGERPRINT = "fingerprint"
+"""The tag with the hash of all that decides a training's bits: trainings with the same one share a run."""
+PROCESS = "process"
+"""The tag with machine, id and start of the process that writes a run."""
 _NEWEST_FIRST = ["attributes.start_time DESC"]
 
 
 def root() -> Path:
-    """Return the main repository, also from the temporary folder of a ``dvc exp run --temp``."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    """Return the main repository, also from a sub-folder and from the temporary folder of a ``dvc exp run --temp``."""
+    here = Path.cwd()
+    found = (folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir())
+    return Path(os.environ.get("DVC_ROOT") or next(found, here)).resolve()
 
 
 def store_uri() -> str:
-    """Return MLFLOW_TRACKING_URI or ``mlflow.db`` in the root. A relative sqlite path is relative to the root."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    is_relative = uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/")
-    return f"{_SQLITE}{root() / uri.removeprefix(_SQLITE)}" if is_relative else uri
+    """Return MLFLOW_TRACKING_URI or ``mlflow.db`` in the root. A relative path is relative to the root."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if file := database.file_of(uri):
+        return database.address(root() / file, uri)
+    if uri.startswith("file:") and not uri.startswith("file:/"):
+        return (root() / uri.removeprefix("file:")).as_uri()
+    is_path = ":" not in uri and uri not in ("databricks", "databricks-uc", "uc")
+    return str(root() / uri) if is_path else uri
 
 
 def connect(name: str | None = None) -> tuple[Client, str]:
-    """Return a client and the id of an experiment (``name``, MLFLOW_EXPERIMENT_NAME or the default); create what is missing."""
-    mlflow, uri = load_mlflow(), store_uri()
+    """Return a client and the id of an experiment (``name``, MLFLOW_EXPERIMENT_NAME or the default); create what is missing.
+
+    Raises StoreError for a store that cannot be used, and whatever MLflow raises.
+    """
+    uri = store_uri()
+    database.prepare(uri, root())
+    mlflow = load_mlflow()
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    lock = root() / ".pipeline" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    # MLflow stores an experiment's artifact folder relative to the current one.
-    with open(lock, "w") as file, chdir(root()):
-        fcntl.flock(file, fcntl.LOCK_EX)  # concurrent migrations of a new sqlite file fail
-        mlflow.set_tracking_uri(uri)
-        client = mlflow.MlflowClient(uri)
-        if experiment := client.get_experiment_by_name(name):
-            return client, experiment.experiment_id
-        location = (root() / "mlartifacts" / name).as_uri() if uri.startswith(_SQLITE) else None
-        return client, client.create_experiment(name, artifact_location=location)
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = database.artifacts(uri, root())
+        try:
+            return client, client.create_experiment(name, artifact_location=(folder / name).as_uri() if folder else None)
+        except mlflow.exceptions.MlflowException:  # another process may have been faster
+            if not (found := client.get_experiment_by_name(name)):
+                raise
+    if found.lifecycle_stage != "active":
+        restore = f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        raise StoreError(f"the MLflow experiment {name} was deleted; {restore} brings it back, or set MLFLOW_EXPERIMENT_NAME")
+    return client, found.experiment_id
+
+
+def _process(number: int) -> str | None:
+    """Return machine, id and start of a process, None for one that is gone."""
+    try:
+        if not Path("/proc/self/stat").exists():
+            os.kill(number, 0)
+            return f"{platform.node()} {number}"
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return f"{platform.node()} {number} {fields[19]}" if fields[0] != "Z" else None  # the start, in ticks since boot
+    except OSError:
+        return None
+
+
+def process_tag() -> dict[str, str]:
+    """Return the tag of a run that this process writes."""
+    return {PROCESS: _process(os.getpid()) or ""}
+
+
+def _is_dead(process: str | None) -> bool:
+    """Return whether a process of this machine is gone; one of another machine, or without a tag, may be alive."""
+    if not process or not process.startswith(f"{platform.node()} "):
+        return False
+    return _process(int(process.removeprefix(f"{platform.node()} ").split()[0])) != process
+
+
+def _former(client: Client, experiment: str, tags: Mapping[str, Any], run_id: str | None) -> Any:
+    """Return the newest run of the same training and stage that no other process writes, or ``run_id``, else None."""
+    wanted = [f"attributes.run_id = '{run_id}'"] if run_id else []
+    wanted += [f"tags.{FINGERPRINT} = '{tags[FINGERPRINT]}'"] if FINGERPRINT in tags else []
+    for filter_string in wanted:
+        for found in client.search_runs([experiment], filter_string, order_by=_NEWEST_FIRST):
+            is_free = found.info.status != "RUNNING" or _is_dead(found.data.tags.get(PROCESS))
+            if found.info.run_id == run_id or (is_free and found.data.tags.get(STAGE) == tags.get(STAGE)):
+                return found
+    return None
 
 
 def start(name: str, tags: Mapping[str, Any], run_id: str | None = None) -> Run:
-    """Start a run, or continue ``run_id`` if the store still has it. Without a store the run logs nothing."""
+    """Start a run, or continue ``run_id`` or one of the same training, by its fingerprint, if the store still has it.
+
+    Without a store the run logs nothing.
+    """
+    # DVC names a stage of another file `claims/dvc.yaml:train_seeds`; the tag has only the stage's name.
+    names = {STAGE: "DVC_STAGE", "dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
+    tags = {**tags, **{tag: os.environ[key].rpartition(":")[2] for tag, key in names.items() if os.environ.get(key)}}
     try:
         client, experiment = connect()
-        known = client.search_runs([experiment], f"attributes.run_id = '{run_id}'") if run_id else []
-        if known:
-            client.update_run(known[0].info.run_id, status="RUNNING")
-        run = Run(client, known[0].info if known else client.create_run(experiment, run_name=name).info)
+        if found := _former(client, experiment, tags, run_id):
+            client.set_tag(found.info.run_id, PROCESS, process_tag()[PROCESS])
+            client.update_run(found.info.run_id, status="RUNNING")
+        else:  # these tags from the first moment on, so that a run is never without them, whenever the process is killed
+            first = {key: tags[key] for key in (FINGERPRINT, STAGE) if key in tags}
+            info = client.create_run(experiment, run_name=name, tags=process_tag() | first).info
+        run = Run(client, found.info, resumed=True) if found else Run(client, info)
     except Exception as error:  # as in Run.attempt
         warn(error)
         return Run()
-    # DVC names a stage of another file `claims/dvc.yaml:train_seeds`; the tag has only the stage's name.
-    names = {STAGE: "DVC_STAGE", "dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
-    run.set_tags({**tags, **{tag: os.environ[key].rpartition(":")[2] for tag, key in names.items() if os.environ.get(key)}})
+    run.set_tags(tags)
     return run
 
 
@@ -67,7 +129,7 @@ def find(model_md5: str) -> Run:
         client, experiment = connect()
         runs = client.search_runs([experiment], f"tags.`{MODEL_MD5}` = '{model_md5}'", order_by=_NEWEST_FIRST, max_results=1)
         if runs:
-            return Run(client, runs[0].info)
+            return Run(client, runs[0].info, pauses=False)
         print(f"note: no MLflow run has weights {model_md5}; {SYNC} rebuilds it", file=sys.stderr)
     except Exception as error:  # as in Run.attempt
         warn(error)
@@ -79,12 +141,28 @@ def connected(experiment: str | None = None) -> Iterator[tuple[Client, str]]:
     """Yield what :func:`connect` returns. Raises PipelineError when MLflow fails, here or in the block."""
     try:
         yield connect(experiment)
+    except PipelineError:
+        raise
     except Exception as error:  # whatever MLflow raises
-        raise PipelineError(f"the MLflow store {store_uri()} does not answer ({reason(error)})") from None
+        raise PipelineError(f"the MLflow store {redact(store_uri())} does not answer ({reason(error)})") from None
 
 
 def records(experiment: str | None = None) -> list[tuple[Record, Run]]:
     """Return the runs of an experiment with their content, newest first. Raises PipelineError without a store."""
     with connected(experiment) as (client, number):
         found = load_mlflow().search_runs([number], order_by=_NEWEST_FIRST, output_format="list")
-        return [(Record.of(entity), Run(client, entity.info)) for entity in found]
+        return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
+
+
+def stale_runs(experiment: str | None = None) -> list[tuple[Record, Run]]:
+    """Return the runs that are RUNNING in the store while their process, of this machine, is gone: it was killed."""
+    running = [(record, run) for record, run in records(experiment) if record.status == "RUNNING"]
+    return [(record, run) for record, run in running if _is_dead(record.tags.get(PROCESS))]
+
+
+def end_stale_runs(experiment: str | None = None) -> list[Record]:
+    """End the runs that :func:`stale_runs` returns: FINISHED those that hold a trained model, the others KILLED."""
+    found = stale_runs(experiment)
+    for record, run in found:
+        run.finish("FINISHED" if MODEL_MD5 in record.tags else "KILLED")
+    return [record for record, _ in found]

@@ -4,8 +4,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,23 +40,35 @@ class Checkpoints:
     def __init__(self, root: Path, stage: str, **decides: Any) -> None:
         versions = {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
         key = json.dumps(decides | versions, sort_keys=True, default=str)
-        self.folder = root / stage / hashlib.sha256(key.encode()).hexdigest()[:32]
+        self.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+        self.folder = root / stage / self.fingerprint
         self._generations = [self.folder / "0.safetensors", self.folder / "1.safetensors"]  # the next to be written first
 
     def __enter__(self) -> Self:
+        while not self._take_lock():
+            pass  # another process cleared the folder at the same time
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        return self
+
+    def _take_lock(self) -> bool:
+        """Return whether this process holds the lock of the folder that is there now. Raises BusyError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+")
         try:
+            self._lock = open(self.folder / "lock", "a+")  # noqa: SIM115 (held until __exit__)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
+                return True
+            self._lock.close()
+        except FileNotFoundError:
+            pass
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read() or "?"
             self._lock.close()
             raise BusyError(f"the same training already runs as process {holder}; wait for it or stop it") from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        return self
+        return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.close()
@@ -90,5 +102,8 @@ class Checkpoints:
         return path.read_text() if path.exists() else None
 
     def clear(self) -> None:
-        """Delete the checkpoints, once the training's outputs are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the checkpoints, once the training's outputs are written, unless another process now trains from them."""
+        with suppress(BusyError, OSError), self:
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "lock"):  # which ends the hold, last
+                path.unlink()
+            self.folder.rmdir()

@@ -151,7 +151,8 @@ def train(
     ):
         trained = new_model(name, params, dataset.name, training)
         click.echo(f"{stem} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
-        about = {"dataset": dataset.name, **identity, "device": rt.device.type, "threads": rt.threads, "torch": torch.__version__}
+        about = {store.FINGERPRINT: saved.fingerprint, "dataset": dataset.name, **identity, "torch": torch.__version__}
+        about |= {"device": rt.device.type, "threads": str(rt.threads)}
         with store.start(events.label(settings), about | dict(tags or {}), saved.run_id()) as run:
             saved.run_id(run.id)
             events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)

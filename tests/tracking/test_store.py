@@ -1,14 +1,18 @@
-"""Where the store is, and how runs are started and found in it."""
+"""Where the store is, and how runs are started, found and ended in it."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from pipeline.errors import PipelineError
 from pipeline.tracking import store
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, load_mlflow
+from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own use of SQLAlchemy
@@ -30,6 +34,26 @@ def test_experiment_in_a_temporary_folder_uses_the_store_of_the_main_repository(
     monkeypatch.setenv("DVC_ROOT", str(workspace))
     monkeypatch.chdir(tmp_path_factory.mktemp("exp"))
     assert store.store_uri() == f"sqlite:///{workspace}/mlflow.db"
+
+
+def test_relative_addresses_are_relative_to_the_repository(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workspace / ".dvc").mkdir()
+    (workspace / "docs").mkdir()
+    monkeypatch.chdir(workspace / "docs")
+    expected = {
+        "": f"sqlite:///{workspace}/mlflow.db",
+        "sqlite:///x.db?timeout=9": f"sqlite:///{workspace}/x.db?timeout=9",
+        "./mlruns": f"{workspace}/mlruns",
+        "mlruns": f"{workspace}/mlruns",
+        "file:mlruns": f"{workspace.as_uri()}/mlruns",
+        "file:///srv/mlruns": "file:///srv/mlruns",
+        "/srv/mlruns": "/srv/mlruns",
+        "databricks": "databricks",
+        "sqlite://": "sqlite://",
+    }
+    for given, resolved in expected.items():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert store.store_uri() == resolved
 
 
 @pytest.mark.usefixtures("store")
@@ -78,6 +102,96 @@ def test_run_is_continued_where_the_store_still_has_it() -> None:
     with store.start("run", {}, first.id) as second, store.start("run", {}, "0" * 32) as third:
         assert second.id == first.id
         assert third.id not in (None, first.id)
+
+
+@pytest.mark.usefixtures("store")
+def test_deleted_experiment_comes_back_with_the_command_that_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, experiment = store.connect()
+    client.delete_experiment(experiment)
+    with pytest.raises(PipelineError, match="was deleted; `mlflow experiments restore") as caught:
+        store.records()
+    command = shlex.split(str(caught.value).split("`")[1])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # which MLflow sets
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert store.records() == []
+
+
+GONE = "999999999 1"
+
+
+def killed(run_id: str | None, host: str | None = None) -> None:
+    """Leave a run as a process of a machine, by default this one, leaves it when it is killed."""
+    client, here = MlflowClient(store.store_uri()), store.process_tag()[store.PROCESS].split()[0]
+    client.update_run(str(run_id), status="RUNNING")
+    client.set_tag(str(run_id), store.PROCESS, f"{host or here} {GONE}")
+
+
+@pytest.mark.usefixtures("store")
+def test_runs_whose_process_is_gone_are_ended_and_no_others() -> None:
+    runs = {}
+    for name, tags in {"killed": {}, "trained": {MODEL_MD5: "a"}, "of another machine": {}}.items():
+        with store.start(name, tags) as run:
+            runs[name] = run.id
+        killed(run.id, "elsewhere" if "machine" in name else None)
+    with store.start("lives", {}):
+        stale = {record.name for record, _ in store.stale_runs()}
+        assert {record.name for record in store.end_stale_runs()} == stale == {"killed", "trained"}
+        assert {record.name: record.status for record, _ in store.records()} == {
+            "killed": "KILLED",
+            "trained": "FINISHED",
+            "of another machine": "RUNNING",
+            "lives": "RUNNING",
+        }
+        assert store.end_stale_runs() == []
+
+
+@pytest.mark.usefixtures("store")
+def test_training_continues_the_run_of_its_fingerprint_and_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(stage: str, fingerprint: str) -> str | None:
+        monkeypatch.setenv("DVC_STAGE", stage)
+        with store.start("run", {store.FINGERPRINT: fingerprint}) as started:
+            return started.id
+
+    first = run("train_vae", "a")
+    assert run("train_vae", "a") == first, "which has finished"
+    killed(first)
+    assert run("train_vae", "a") == first
+    others = [run("train_vae", "b"), run("claims/dvc.yaml:train_comparison", "a")]
+    assert len({first, *others}) == 3
+    killed(first, "elsewhere")
+    other = run("train_vae", "a")
+    assert other != first, "a process of another machine may be alive"
+    monkeypatch.setenv("DVC_STAGE", "train_vae")
+    with store.start("run", {store.FINGERPRINT: "a"}) as lives, store.start("run", {store.FINGERPRINT: "a"}) as second:
+        assert lives.id == other
+        assert second.id not in (first, other)
+
+
+FULL = """
+import resource, signal
+from pathlib import Path
+from pipeline.tracking import store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with store.start("run", {}) as run:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path("mlflow.db").stat().st_size, resource.RLIM_INFINITY))
+    for epoch in range(1, 2000):
+        run.log_epoch({"epoch": epoch, "val/loss": 1.0})
+        if not run.alive:
+            break
+    else:
+        raise SystemExit("not full")
+"""
+
+
+@pytest.mark.usefixtures("store")
+def test_full_disk_is_one_warning() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: MLflow failed (")
+    assert done.stderr.count("\n") == 1
 
 
 def test_client_defaults_leave_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:

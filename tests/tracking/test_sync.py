@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
 ]
-VOLATILE_TAGS = {"device", "threads", "torch", "source.sha256", "mlflow.loggedImages", "sync"}
+VOLATILE_TAGS = {"device", "threads", "torch", "source.sha256", "mlflow.loggedImages", "process", "sync"}
 
 
 def contents() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""The data of a run, and its model: the weights, a signature, and the code that loads them, under a name of its own.
+
+Loading one (``mlflow.pyfunc.load_model``) imports that code, a copy of ``pipeline/models`` and what it needs from the time of
+logging, and reads the weights; nothing is unpickled. Load models of a store that you trust. The package's name has a hash of the
+code, so a model loads beside any other package and beside models of other versions. A model that was logged by version 0.2.0
+imports the package ``pipeline`` that is there, which is the current one inside this repository.
+"""
+
+import hashlib
+import re
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data import Shape
+from pipeline.tracking.database import load_mlflow
+
+if TYPE_CHECKING:
+    import mlflow
+
+_PIPELINE = Path(__file__).parents[1]
+_CODE = ("data.py", "errors.py", "models/*.py", "storage.py")  # models and what the folder may import
+_LOADER = "models.weights"  # the module with `_load_pyfunc`, which MLflow calls
+INPUT = "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
+
+
+def package(folder: Path) -> Path:
+    """Write a copy of the code that loads weights, as a package named by its content; return its folder."""
+    code = {path.relative_to(_PIPELINE): path.read_text() for found in _CODE for path in sorted(_PIPELINE.glob(found))}
+    name = "latent_model_" + hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:16]
+    for path, text in code.items():
+        copy = folder / name / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(re.sub(r"\b(from|import) pipeline\b", rf"\1 {name}", text))
+    (folder / name / "__init__.py").write_text(f'"""The code that loads the model it was logged with. {INPUT}"""\n')
+    return folder / name
+
+
+def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:
+    """Log the weights as a model of a run, whose status stays; the run has it once all of it is in the store."""
+    mlflow = load_mlflow()
+    types, entities, run = mlflow.types, mlflow.entities, client.get_run(run_id)
+    pixels, code = ((np.dtype(np.float32), (-1, *shape)) for shape in (image_shape, (latent_dim,)))
+    outputs = types.Schema([types.TensorSpec(*code, "code"), types.TensorSpec(*pixels, "reconstruction")])
+    signature = mlflow.models.ModelSignature(types.Schema([types.TensorSpec(*pixels)]), outputs)
+    experiment, of_run = run.info.experiment_id, f"source_run_id = '{run_id}'"
+    begun = [model for model in client.search_logged_models([experiment], of_run) if model.status == "PENDING"]
+    model = begun[0] if begun else client.create_logged_model(experiment, name, run_id, {"input": INPUT}, run.data.params)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*input example was not provided")  # it would run the model
+        loader = package(Path(scratch, "code"))
+        mlflow.pyfunc.save_model(
+            path=f"{scratch}/model",
+            loader_module=f"{loader.name}.{_LOADER}",
+            data_path=str(weights),
+            code_paths=[str(loader)],
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in ("numpy", "safetensors", "torch")],
+            signature=signature,
+            metadata={"input": INPUT},
+            mlflow_model=mlflow.models.Model(name, run_id, model_id=model.model_id, model_uuid=model.model_id),
+        )
+        client.log_model_artifacts(model.model_id, f"{scratch}/model")
+    client.finalize_logged_model(model.model_id, "READY")
+    numbers = [point for point in run.data._metric_objs if point.step == 0]  # of the whole training, not of an epoch
+    shown = [entities.Metric(point.key, point.value, point.timestamp, 0, model.model_id) for point in numbers]
+    client.log_batch(run_id, metrics=shown)
+    client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, step=0)])
+
+
+def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
+    """Log the training data, images of this shape, as an input of a run, with its md5 as the digest."""
+    mlflow = load_mlflow()
+    images = np.broadcast_to(np.uint8(0), shape)  # MLflow stores only shape and type
+    source = mlflow.data.sources.LocalArtifactDatasetSource(str(path))
+    data = mlflow.data.from_numpy(images, source, name=name, digest=md5)._to_mlflow_entity()
+    tag = mlflow.entities.InputTag("mlflow.data.context", "training")
+    client.log_inputs(run_id, datasets=[mlflow.entities.DatasetInput(data, [tag])])

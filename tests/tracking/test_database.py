@@ -1,0 +1,208 @@
+"""A database is whole or absent, is refused at once when it is none, and goes with its repository wherever that is moved."""
+
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.errors import PipelineError
+from pipeline.models import ModelConfig
+from pipeline.models.weights import Trained, save_weights
+from pipeline.tracking import database, store
+from pipeline.tracking.database import StoreError
+from pipeline.tracking.run import EXPERIMENT
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
+]
+NAMES = ["plain", "a b", "what?", "a#b", "50%", "%41", "ü", "a;b&c=d", "it's", "a:b@c"]
+
+
+@pytest.fixture
+def quick(_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of a template in place of MLflow's migrations, which take seconds."""
+    monkeypatch.setattr(database, "_make", lambda file, uri, root: shutil.copy(_template, file))
+    return
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with store.start("run", {}) as run:
+        Path("file").write_text("content")
+        run.log_file("file")
+    assert [record.name for record, _ in store.records()] == ["run"]
+    assert MlflowClient(store.store_uri()).get_run(run.id).info.status == "FINISHED"
+    assert [path.read_text() for path in Path("mlartifacts").rglob("file")] == ["content"]
+    assert os.listdir(tmp_path) == [name], "nothing is written outside"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert database.file_of(store.store_uri()) == tmp_path / name / "mlflow.db"
+
+
+def half_made(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        for table in ("experiments", "runs", "webhooks", "alembic_version"):
+            database.execute(f"CREATE TABLE {table} (id INTEGER)")
+
+
+def test_a_database_is_whole_or_absent(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def killed(source: object, target: object) -> None:
+        assert database._is_whole(Path(str(source)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.connect()
+    assert not (workspace / "mlflow.db").exists()
+    monkeypatch.setattr(os, "replace", replace)
+    half_made(workspace / "mlflow.db")
+    (workspace / "mlflow.db-journal").write_text("of the half-made one")
+    assert store.records() == []
+    places = {found.artifact_location for found in MlflowClient(store.store_uri()).search_experiments()}
+    assert places == {f"{workspace}/mlartifacts/0", f"{workspace.as_uri()}/mlartifacts/{EXPERIMENT}"}
+    assert sorted(path.name for path in (workspace / ".pipeline").iterdir()) == ["mlflow.lock"]
+
+
+@pytest.mark.usefixtures("quick", "workspace")
+def test_an_empty_or_half_made_database_is_made_anew() -> None:
+    for damage in (Path.touch, half_made):
+        damage(Path("mlflow.db"))
+        assert store.records() == []
+        Path("mlflow.db").unlink()
+
+
+def foreign(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE alembic_version (id INTEGER)")
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, "is a folder, not MLflow's database"),
+        (lambda file: file.write_text("text" * 2000), "is not a database"),
+        (lambda file: file.write_bytes(b"SQLite format 3\0" + b"text" * 2000), "is damaged"),
+        (foreign, "is the database of another program"),
+        (lambda file: (file.write_text("x"), file.chmod(0)), r"cannot be read|is not a database"),  # root may read all
+    ],
+)
+def test_what_is_no_database_is_refused_before_mlflow_tries(
+    make: object, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(Path("mlflow.db"))  # type: ignore[operator]
+    before = Path("mlflow.db").stat().st_mtime_ns
+    monkeypatch.setattr(store, "load_mlflow", lambda: pytest.fail("MLflow tries for minutes"))
+    with pytest.raises(StoreError, match=message):
+        store.records()
+    monkeypatch.setenv("DVC_STAGE", "train_vae")
+    with store.start("run", {}) as run:
+        assert run.id is None
+    warned = capsys.readouterr().err
+    assert warned.count("\n") == 1
+    assert "`latent sync` restores the run once this is mended" in warned
+    assert Path("mlflow.db").stat().st_mtime_ns == before, "it may be of another program"
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("uri", ["sqlite:///file/mlflow.db", "sqlite:////proc/none/mlflow.db", "sqlite:nothing"])
+def test_an_address_where_no_database_can_be_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(StoreError, match=r"cannot be|is not a URL"):
+        store.records()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_server_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:hunter2@127.0.0.1:9/mlflow")
+    with pytest.raises(StoreError, match=r"postgresql\+psycopg2://127.0.0.1:9/mlflow does not answer \("):
+        store.records()
+    over = threading.Event()
+    monkeypatch.setattr("sqlalchemy.create_engine", lambda *args, **options: over.wait())
+    monkeypatch.setattr(database, "PATIENCE", 0.01)
+    with pytest.raises(StoreError, match="does not answer within"):
+        store.records()
+    over.set()
+
+
+def log_all(weights: Path) -> str:
+    """Log a run with a file and a model; return the id of the model."""
+    with store.start("run", {}) as run:
+        run.log_file(weights)
+        run.log_model(weights, "vae", (1, 8, 8), 2)
+    model = next(record.model_id for record, _ in store.records() if record.id == run.id)
+    assert model
+    return model
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_repository_may_be_moved_or_copied(
+    how: object, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig("vae", "mlp", (1, 8, 8), 2, (16, 8))
+    save_weights("vae.safetensors", Trained(config.build(), config, "blobs", 4.0))
+    MlflowClient(store.store_uri()).create_experiment("of another place", artifact_location="file:///srv/elsewhere/9")
+    model = log_all(Path("vae.safetensors"))
+    there = tmp_path_factory.mktemp("there") / "what? 50%"
+    before = tree(workspace)
+    how(str(workspace), str(there))  # type: ignore[operator]
+    monkeypatch.chdir(there)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # which MLflow sets to the address in use
+    ((_, run),) = store.records()
+    fetched = run.fetch("vae.safetensors", Path())
+    assert fetched
+    assert fetched.is_relative_to(there)
+    images = np.zeros((1, 1, 8, 8), np.float32)
+    assert mlflow.pyfunc.load_model(f"models:/{model}").predict(images)["code"].shape == (1, 2)
+    log_all(Path("vae.safetensors"))
+    assert tree(workspace) == (before if how is shutil.copytree else {})
+    with closing(sqlite3.connect("mlflow.db")) as file:
+        places = [place for (place,) in file.execute("SELECT artifact_uri FROM runs")]
+        places += [place for (place,) in file.execute("SELECT artifact_location FROM logged_models")]
+    assert all(place.startswith(f"{there.as_uri()}/mlartifacts/") for place in places)
+    other = MlflowClient(store.store_uri()).get_experiment_by_name("of another place")
+    assert other.artifact_location == "file:///srv/elsewhere/9"
+
+
+@pytest.mark.usefixtures("quick")
+def test_artifacts_of_a_database_elsewhere_lie_beside_it(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}")
+    client, experiment = store.connect()
+    assert client.get_experiment(experiment).artifact_location == f"{elsewhere.parent.as_uri()}/mlartifacts/{EXPERIMENT}"
+    assert not (workspace / "mlartifacts").exists()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_messages_have_no_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with store.start("run", {}):
+        pass
+    assert store.find("a").id is None
+    with pytest.raises(PipelineError) as caught:
+        store.records()
+    said = str(caught.value) + capsys.readouterr().err
+    assert "127.0.0.1" in said
+    assert "hunter2" not in said
