@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir
+from pathlib import Path
 
 import click
 
 from pipeline.errors import describe, redact
-from pipeline.maintenance import environment, locks, places
+from pipeline.maintenance import environment, locks, mlflow_store, places
 from pipeline.maintenance.findings import Finding, Level
-from pipeline.maintenance.outputs import root
+from pipeline.tracking import store
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "repository": environment.repository,
@@ -24,6 +25,7 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "locks": locks.check,
     "leftovers": places.leftovers,
     "dvc": environment.dvc,
+    "mlflow": mlflow_store.check,
 }
 
 
@@ -39,7 +41,7 @@ def _findings(name: str) -> Iterator[Finding]:
 def doctor(fix: bool = False) -> int:
     """Print what the checks find, a line each, and repair on demand what loses nothing; return 1 where a problem is left."""
     levels = Counter[Level]()
-    with chdir(root()):
+    with chdir(store.root() if store.root().is_dir() else Path()):
         for finding in (finding for name in CHECKS for finding in _findings(name)):
             done = finding.repaired() if fix else finding
             levels[done.level] += 1

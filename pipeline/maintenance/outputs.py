@@ -20,12 +20,6 @@ from pipeline.storage import md5, write
 from pipeline.tracking.dvc_repo import LOCKS, Settings, Stage, folder_list, folder_md5
 
 
-def root() -> Path:
-    """Return the repository of the current folder, the current folder itself where there is none."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
-
-
 def _loader(module: str) -> Callable[[str], object] | None:
     """Return what reads the arrays that a module of stages/ writes."""
     if module == "download":

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from pipeline.errors import IntegrityError, PipelineError
 from pipeline.maintenance.findings import Finding
 from pipeline.storage import flatten, load_json, numbers, rounded
-from pipeline.tracking import store
+from pipeline.tracking import database, store
 from pipeline.tracking.dvc_repo import Stage
 from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC
 from pipeline.tracking.sync import sync
@@ -51,6 +51,9 @@ def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Findi
     if not models:
         return
     try:
+        if (file := database.file_of(store.store_uri())) and not file.exists():
+            yield Finding("warning", ABOUT, f"there is no store {file}", f"{SYNC} makes it")
+            return
         records = [record for record, _ in store.records()]
     except (PipelineError, OSError) as error:
         yield Finding("warning", ABOUT, str(error), "see `latent doctor`")

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from pipeline.errors import IntegrityError, redact
 from pipeline.maintenance import locks
 from pipeline.maintenance.findings import Finding, Level
-from pipeline.maintenance.outputs import Output, Verification, outputs, read_lock, root
+from pipeline.maintenance.outputs import Output, Verification, outputs, read_lock
 from pipeline.maintenance.runs import compare
+from pipeline.tracking import store
 from pipeline.tracking.dvc_repo import LOCKS, Stage, settings
 
 
@@ -36,7 +37,7 @@ def verify(everything: bool = False, fix: bool = False) -> int:
         IntegrityError: a lock file is missing or damaged.
         BusyError: ``fix`` while a command of DVC works on the outputs.
     """
-    with chdir(root()):
+    with chdir(store.root()):
         if fix:
             locks.refuse_while_dvc_runs()
         names = [name for name in LOCKS if name == LOCKS[0] or Path(name).exists()]  # the second pipeline need not have run

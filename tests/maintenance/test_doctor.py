@@ -264,8 +264,8 @@ def test_another_python_than_that_of_the_stages(whole: Path, monkeypatch: pytest
 
 
 def test_variables_that_dvc_sets_for_its_stages(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(whole))
-    assert any("`unset DVC_ROOT`" in line for line in lines(environment.repository))
+    monkeypatch.setenv("DVC_ROOT", str(whole / "gone"))
+    assert "warning  repository: DVC_ROOT is set, which only DVC should do for its stages; `unset DVC_ROOT`" in doctor().stdout
 
 
 @pytest.mark.usefixtures("whole")

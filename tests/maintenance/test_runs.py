@@ -88,6 +88,13 @@ def test_comparison_models_are_found_by_their_folders(repository: Repository) ->
 
 
 @pytest.mark.usefixtures("repository")
+def test_no_store_is_made() -> None:
+    Path("mlflow.db").unlink()
+    assert "; `latent sync` makes it" in about_runs()
+    assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.usefixtures("repository")
 def test_a_store_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert about_runs().startswith("warning  MLflow: ")
