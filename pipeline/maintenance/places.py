@@ -132,6 +132,14 @@ def _is_reachable(path: Path) -> bool:
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.absolute().parents)
 
 
+def _site_cache() -> Path:
+    """Return the folder of a plain ``dvc``'s databases; ``make`` and ``latent`` set one of their own."""
+    given, own = os.environ.get("DVC_SITE_CACHE_DIR"), Path(".dvc/tmp/site_cache").absolute()
+    found = _settings()
+    default = "/var/tmp/dvc"  # noqa: S108 (DVC's own)
+    return Path(given if given and Path(given) != own else (found and found.site_cache) or default).expanduser()
+
+
 def permissions() -> Iterator[Finding]:
     """Look for files that other users may change; DVC's databases hold pickles, so who writes them runs code as you."""
     own = [Path(name) for name in (*_WRITTEN, ".dvc", ".git", "mlflow.db")]
@@ -140,11 +148,11 @@ def permissions() -> Iterator[Finding]:
         found = True
         fix = partial(_chmod, path, ~stat.S_IWOTH)
         yield Finding("warning", "permissions", f"every user of this machine may change {path}", f"`chmod o-w {path}`", fix)
-    here = _settings()
-    if here and (databases := here.site_cache).exists() and _is_open(databases) and _is_reachable(databases):
+    if (databases := _site_cache()).exists() and _is_open(databases) and _is_reachable(databases):
         found = True
-        text = f"DVC keeps databases in {databases}, which every user of this machine may replace; DVC unpickles them"
-        command = 'mkdir -p -m 700 .dvc/tmp/private && dvc config --local core.site_cache_dir "$PWD/.dvc/tmp/private/dvc"'
+        text = f"`dvc` keeps databases in {databases}, which every user of this machine may replace, and unpickles them"
+        private = "~/.cache/dvc_site"
+        command = f"mkdir -p -m 700 {private} && dvc config --global core.site_cache_dir {private}"
         yield Finding("warning", "permissions", text, f"`{command}`")
     if not found:
         yield Finding("ok", "permissions", "no other user may change what DVC and MLflow read")

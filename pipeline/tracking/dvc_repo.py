@@ -139,7 +139,7 @@ class Settings:
     """What DVC's configuration says, of the repository, of the user and of the machine together."""
 
     objects: Path  # the folder of the cached files, by md5: ab/cdef...
-    site_cache: Path  # the folder of DVC's databases of all repositories
+    site_cache: str | None  # core.site_cache_dir, the folder of DVC's databases of all repositories
     remotes: Mapping[str, Mapping[str, Any]]
 
     def object(self, md5: str) -> Path:
@@ -151,12 +151,12 @@ def settings() -> Settings:
     """Return DVC's settings. Raises PipelineError where DVC cannot open the repository."""
     try:
         repo = DVCFileSystem().repo
-        cache, databases, remotes = Path(repo.cache.local.path), Path(repo.site_cache_dir), repo.config["remote"]
+        cache, databases, remotes = Path(repo.cache.local.path), repo.config["core"].get("site_cache_dir"), repo.config["remote"]
         repo.close()
     except Exception as error:  # DVC's own exceptions are not in its API
         raise PipelineError(f"DVC cannot open this repository ({' '.join(str(error).split())})") from None
     # DVC takes the repository from which one was cloned for a remote, if it is on this machine.
-    return Settings(cache, databases.parents[1], {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
+    return Settings(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
 
 
 def sources(scratch: Path) -> list[Source]:

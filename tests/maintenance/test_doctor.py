@@ -163,18 +163,20 @@ def test_folders_that_everybody_may_change_are_closed() -> None:
 
 
 def test_databases_of_dvc_that_everybody_may_replace(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_is_reachable", lambda path: path == Path("site"))  # pytest's own folder is private
     Path("site").chmod(0o777)
-    with monkeypatch.context() as patch:
-        patch.setattr(places, "_is_reachable", lambda path: True)  # pytest's own folder is private
-        (found,) = places.permissions()
-    assert "DVC unpickles them" in found.text
-    subprocess.run(found.cure.strip("`"), shell=True, check=True, env=os.environ | {"PATH": environment_path()})  # noqa: S602
+    (found,) = places.permissions()
+    assert "every user of this machine may replace, and unpickles them" in found.text
+    monkeypatch.setenv("HOME", str(whole))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    Path(".dvc/config").write_text("")
+    subprocess.run(found.cure.strip("`"), shell=True, check=True)  # noqa: S602
+    assert settings().site_cache == f"{whole}/.cache/dvc_site"
+    assert (whole / ".cache/dvc_site").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / ".dvc/tmp/site_cache"))  # as `latent` does
+    assert places._site_cache() == whole / ".cache/dvc_site"
     assert levels(places.permissions) == {"ok"}
-    assert str(settings().site_cache) == f"{whole}/.dvc/tmp/private/dvc"
-
-
-def environment_path() -> str:
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("name", ["models", ".pipeline"])
