@@ -96,7 +96,9 @@ def _rwlock() -> Iterator[Finding]:
     try:
         users = _users()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
+        guard = _RWLOCK.with_name("rwlock.lock")
+        if not (guard.exists() and is_held(guard)):  # else DVC is writing it
+            yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
         return
     for pid, what in users.items():
         if _is_dvc(pid):
@@ -108,8 +110,9 @@ def _rwlock() -> Iterator[Finding]:
 
 def check() -> Iterator[Finding]:
     """Name the process that holds a lock, and the locks that nobody can release."""
-    yield from _rwlock()
-    free = True
+    found = list(_rwlock())
+    yield from found
+    free = not found
     for path in [Path(".dvc/tmp/lock"), Path(".pipeline/mlflow.lock"), *Path(".pipeline/checkpoints").glob("*/*/lock")]:
         if path.is_file() and is_held(path):
             free = False
