@@ -14,7 +14,7 @@ from threading import Thread
 from types import ModuleType
 from urllib.request import url2pathname
 
-from pipeline.errors import PipelineError, redact
+from pipeline.errors import NO_SPACE, BusyError, IntegrityError, ParamsError, PipelineError, redact
 
 PATIENCE = 5.0  # seconds that a database server has to answer
 _LOCKED = 15.0  # seconds to wait for another process that writes to a file
@@ -31,12 +31,17 @@ _CLIENT_DEFAULTS = {  # telemetry and logging level are read when mlflow is impo
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints a server's address with user and password
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # below it, MLflow prints the traceback of an error that it raises as well
 }
 
 
 class StoreError(PipelineError):
     """MLflow's store cannot be used as it is. The message says what was found and what to do."""
+
+    def __init__(self, message: str, exit_code: int = PipelineError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def load_mlflow() -> ModuleType:
@@ -47,8 +52,8 @@ def load_mlflow() -> ModuleType:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an exception as one line, without an SQL statement and without credentials."""
-    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error))[0]
+    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
+    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
     return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
@@ -76,14 +81,16 @@ def file_of(uri: str) -> Path | None:
     try:
         name = sqlalchemy.make_url(uri).database or ":memory:"
     except sqlalchemy.exc.ArgumentError:
-        raise StoreError(f"MLFLOW_TRACKING_URI: {redact(uri)} is not a URL; allowed is one like sqlite:///mlflow.db") from None
+        message = f"MLFLOW_TRACKING_URI: {redact(uri)} is not a URL; allowed is one like sqlite:///mlflow.db"
+        raise StoreError(message, ParamsError.exit_code) from None
     return None if name == ":memory:" or name.startswith("file:") else Path(name)
 
 
 def artifacts(uri: str, root: Path) -> Path | None:
     """Return the folder for a database's artifacts: in the repository, or beside a file elsewhere; None for other stores."""
     if file := file_of(uri):
-        return (root if file.is_relative_to(root) else file.parent) / "mlartifacts"
+        folder = file.parent.resolve()
+        return (root if folder.is_relative_to(root) else folder) / "mlartifacts"
     return root / "mlartifacts" if uri.startswith(_SERVERS) else None
 
 
@@ -106,7 +113,7 @@ def prepare(uri: str, root: Path) -> None:
             _relocate(file, root)
     except (OSError, sqlite3.OperationalError) as error:
         if not file.exists() or os.access(file, os.W_OK):  # what may only be read is read as it is
-            raise StoreError(f"{file}: cannot be written ({reason(error)}); make room or make it writable") from None
+            raise StoreError(f"{file}: cannot be written ({reason(error)}); make room or make it writable", NO_SPACE) from None
 
 
 @contextmanager
@@ -122,28 +129,30 @@ def _tables(database: sqlite3.Connection) -> set[str]:
 
 def _is_whole(file: Path) -> bool:
     """Return whether a file has MLflow's tables with an experiment, which MLflow adds last; False for one to be made."""
-    cure = "move it away, and `latent sync` makes a new one from DVC's files"
+    cure, wrong = "move it away, and `latent sync` makes a new one from DVC's files", IntegrityError.exit_code
     try:
         if file.is_dir():
-            raise StoreError(f"{file} is a folder, not MLflow's database; {cure}")
+            raise StoreError(f"{file} is a folder, not MLflow's database; {cure}", wrong)
         if not file.exists() or not file.stat().st_size:
             return False
         with open(file, "rb") as opened:
             if opened.read(16) != b"SQLite format 3\0":
-                raise StoreError(f"{file} is not a database; {cure}")
+                raise StoreError(f"{file} is not a database; {cure}", wrong)
         with _opened(file) as database:
             tables = _tables(database)
             if "experiments" in tables and database.execute("SELECT 1 FROM experiments").fetchone():
                 return True
     except OSError as error:
-        raise StoreError(f"{file} cannot be read ({error.strerror}); make it readable or set MLFLOW_TRACKING_URI") from None
+        message = f"{file} cannot be read ({error.strerror}); make it readable or set MLFLOW_TRACKING_URI"
+        raise StoreError(message, NO_SPACE) from None
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
-            raise StoreError(f"{file} is locked by another process for {_LOCKED:.0f} s; run again once that has ended") from None
-        raise StoreError(f"{file} is damaged ({error}); {cure}") from None
+            message = f"{file} is locked by another process for {_LOCKED:.0f} s; run again once that has ended"
+            raise StoreError(message, BusyError.exit_code) from None
+        raise StoreError(f"{file} is damaged ({error}); {cure}", wrong) from None
     # A process that makes the tables in place, as MLflow does by itself, was killed.
     if tables and not tables & {"experiments", "_alembic_tmp_experiments"}:
-        raise StoreError(f"{file} is the database of another program; {cure}")
+        raise StoreError(f"{file} is the database of another program; {cure}", wrong)
     return False
 
 
@@ -177,7 +186,7 @@ def former_roots(file: Path, root: Path) -> set[str]:
     Only a database in the repository is asked: it holds artifacts of the repository, so another folder is one from which the
     repository was moved or copied, or its name in a container.
     """
-    if not file.is_relative_to(root):
+    if not file.parent.resolve().is_relative_to(root):
         return set()
     with _opened(file) as database:
         rows = database.execute("SELECT experiment_id, name, coalesce(artifact_location, '') FROM experiments").fetchall()

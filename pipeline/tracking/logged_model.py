@@ -48,7 +48,7 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
     outputs = types.Schema([types.TensorSpec(*code, "code"), types.TensorSpec(*pixels, "reconstruction")])
     signature = mlflow.models.ModelSignature(types.Schema([types.TensorSpec(*pixels)]), outputs)
     experiment, of_run = run.info.experiment_id, f"source_run_id = '{run_id}'"
-    begun = [model for model in client.search_logged_models([experiment], of_run) if model.status == "PENDING"]
+    begun = client.search_logged_models([experiment], of_run)  # by a process that was killed
     model = begun[0] if begun else client.create_logged_model(experiment, name, run_id, {"input": INPUT}, run.data.params)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*input example was not provided")  # it would run the model

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,10 @@ def stale_runs(experiment: str | None = None) -> list[tuple[Record, Run]]:
 
 
 def end_stale_runs(experiment: str | None = None) -> list[Record]:
-    """End the runs that :func:`stale_runs` returns: FINISHED those that hold a trained model, the others KILLED."""
-    found = stale_runs(experiment)
-    for record, run in found:
-        run.finish("FINISHED" if MODEL_MD5 in record.tags else "KILLED")
-    return [record for record, _ in found]
+    """End the runs of :func:`stale_runs`, FINISHED if they hold a trained model and else KILLED; return them."""
+    ended = []
+    for record, run in stale_runs(experiment):
+        status = "FINISHED" if MODEL_MD5 in record.tags else "KILLED"
+        run.finish(status)
+        ended.append(replace(record, status=status))
+    return ended

@@ -55,19 +55,20 @@ class Checkpoints:
     def _take_lock(self) -> bool:
         """Return whether this process holds the lock of the folder that is there now. Raises BusyError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileNotFoundError):
             self._lock = open(self.folder / "lock", "a+")  # noqa: SIM115 (held until __exit__)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
-                return True
-            self._lock.close()
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read() or "?"
-            self._lock.close()
-            raise BusyError(f"the same training already runs as process {holder}; wait for it or stop it") from None
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
+                    return True
+                self._lock.close()
+            except BlockingIOError:
+                self._lock.seek(0)
+                holder = self._lock.read() or "?"
+                self._lock.close()
+                raise BusyError(f"the same training already runs as process {holder}; wait for it or stop it") from None
+            except FileNotFoundError:
+                self._lock.close()
         return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

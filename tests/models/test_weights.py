@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,3 +44,21 @@ def test_weights_of_another_model_are_refused(wrong: dict, tmp_path: Path) -> No
     save_arrays(path, arrays, header | {"config": header["config"] | wrong})
     with pytest.raises(IntegrityError, match="not weights of this version"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("value", [255.0, 1.001, -0.001, float("nan"), float("inf")])
+def test_images_that_are_no_intensities_are_refused(value: float) -> None:
+    config = ModelConfig("vae", "mlp", (1, 8, 8), 2, (16, 8))
+    images = np.full((2, 1, 8, 8), 0.5, np.float32)
+    trained = Trained(config.build(), config, "blobs", 1.0)
+    assert trained.predict(images)["code"].shape == (2, 2)
+    images[1, 0, 3, 3] = value
+    with pytest.raises(ValueError, match=r"must be intensities in \[0, 1\]"):
+        trained.predict(images)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (2, 8, 8), (2, 3, 8, 8), (2, 1, 8, 9), (2, 64)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    config = ModelConfig("ae", "mlp", (1, 8, 8), 2, (16, 8))
+    with pytest.raises(ValueError, match=r"must have the shape \[N, 1, 8, 8\]"):
+        Trained(config.build(), config, "blobs", None).predict(np.zeros(shape, np.float32))

@@ -256,6 +256,68 @@ def test_slow_server_gets_all_points_at_the_end(
     assert capsys.readouterr().err.count("note: MLflow took 2.0 s for a call") == 1
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock, and an MLflow that takes 11 s over each file, picture and batch."""
+    clock = Clock()
+
+    def delay(name: str) -> None:
+        call = getattr(MlflowClient, name)
+
+        def delayed(*args: object, **options: object) -> object:
+            clock.now += 11.0
+            return call(*args, **options)
+
+        monkeypatch.setattr(MlflowClient, name, delayed)
+
+    for name in ("log_artifact", "log_image", "log_batch"):
+        delay(name)
+    monkeypatch.setattr(tracking_run, "SLOW", 1.0)
+    monkeypatch.setattr(tracking_run, "time", clock)
+    return clock
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("stage", ["train_vae", None])
+def test_what_a_slow_server_leaves_no_time_for_is_the_least_worth_and_is_named(
+    stage: str | None,
+    slow: Clock,
+    params: Params,
+    data_file: Path,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if stage:
+        monkeypatch.setenv("DVC_STAGE", stage)
+    begun = slow.now
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    record, run = only()
+    assert record.status == "FINISHED"
+    assert record.tags["model.md5"] == md5(workspace / "out" / "vae.safetensors")
+    assert {"epochs", "val/loss"} <= record.metrics.keys()
+    assert record.model_id, "before files and pictures"
+    assert not [path for path in run.files() if path.startswith("images")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: MLflow")]
+    assert len(lines) == 2
+    assert lines[1].startswith("note: MLflow is too slow; left out: ")
+    assert lines[1].endswith("grids" if stage is None else "grids; `latent sync` adds all but grids")
+    assert slow.now - begun < 4 * 11 + 30 + 2 * 11
+
+
+@pytest.mark.usefixtures("store")
+def test_evaluation_on_a_slow_server_makes_a_champion(
+    params: Params, data_file: Path, workspace: Path, request: pytest.FixtureRequest
+) -> None:
+    train("vae", params, data_file, workspace / "out", workspace / "out")
+    slow = request.getfixturevalue("slow")
+    found = store.find(md5(workspace / "out" / "vae.safetensors"))
+    metrics = {"dataset": "blobs", "profile": "full", "test/recon": 30.0, "test/kl": 2.0, "test/elbo": -32.0}
+    events.log_evaluation(found, metrics, [workspace / "out" / "vae_history.csv"] * 9)
+    assert MlflowClient(store.store_uri()).get_model_version_by_alias("latent-spaces-blobs", "champion").run_id == found.id
+    assert slow.now - 1000 < 11 * 2 + 30 + 2 * 11
+
+
 @pytest.mark.usefixtures("store")
 def test_server_that_fails_during_training_leaves_one_warning(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

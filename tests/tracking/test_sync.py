@@ -20,6 +20,7 @@ from pipeline.tracking import sync
 from pipeline.tracking.dvc_repo import Stage
 from tests.tracking.fake_training import history, settings
 from tests.tracking.repository import Repository, git, write
+from tests.tracking.test_store import killed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
@@ -292,6 +293,16 @@ def test_unfinished_run_with_other_history_params_or_data_is_not_completed(repos
         run.log_epoch(first)
     assert "rebuilt with" in synced()
     assert {record.name for record, _ in tracking.records()} == {"other", "vae 16-8-2 beta=4 seed=1"}
+
+
+def test_run_of_a_killed_process_is_ended(repository: Repository) -> None:
+    repository.train("ae", 1.0)
+    with tracking.start("other", {}) as run:
+        pass
+    killed(run.id)
+    assert "sync: other: ended, because its process was killed" in synced()
+    assert {record.status for record, _ in tracking.records()} == {"FINISHED", "KILLED"}
+    assert "ended" not in synced()
 
 
 def test_files_that_are_not_those_of_the_lock_file_are_not_logged(repository: Repository) -> None:

@@ -174,6 +174,36 @@ def test_a_second_process_of_the_same_training_is_refused_by_name(
     assert not (workspace / "out").exists()
 
 
+def test_checkpoints_are_cleared_only_while_no_other_process_holds_them(workspace: Path) -> None:
+    ended, other = Checkpoints(workspace, "vae", seed=1), Checkpoints(workspace, "vae", seed=1)
+    with ended:
+        ended.save({}, {"epoch": 1})
+    with other:
+        ended.clear()
+        assert other.load() is not None
+        with pytest.raises(BusyError), ended:
+            pass
+    ended.clear()
+    assert not ended.folder.exists()
+    ended.clear()
+
+
+def test_the_lock_of_a_cleared_folder_is_not_taken_for_that_of_the_next(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, clearing = Checkpoints(workspace, "vae", seed=1), Checkpoints(workspace, "vae", seed=1)
+    flock, cleared = checkpoint.fcntl.flock, False
+
+    def clear_first(*args: object) -> None:
+        nonlocal cleared
+        if not cleared:
+            cleared = True
+            clearing.clear()
+        flock(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", clear_first)
+    with waiting, pytest.raises(BusyError), clearing:
+        pass
+
+
 def test_trainings_that_differ_have_different_checkpoint_folders(
     params: Params, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
