@@ -14,13 +14,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, PipelineError
 from pipeline.maintenance.findings import Finding, Level
 from pipeline.storage import md5, write
 from pipeline.tracking.dvc_repo import LOCKS, Settings, Stage, folder_list, folder_md5
 
 
-def _loader(module: str) -> Callable[[str], object] | None:
+def _loader(module: str) -> Callable[[Path], object] | None:
     """Return what reads the arrays that a module of stages/ writes."""
     if module == "download":
         from pipeline.data import load_dataset
@@ -67,14 +67,14 @@ class Output:
         """
         load = _loader(self.module) if self.path.endswith(".safetensors") else None
         if load:
-            load(self.path)
+            load(Path(self.path))
         return load is not None
 
     def is_whole(self) -> bool:
         """Return whether the file's own checksum says that it is whole; False for a kind of file that has none."""
         try:
             return self.is_loaded()
-        except IntegrityError:
+        except PipelineError:
             return False
 
 
@@ -197,7 +197,7 @@ class Verification:
         if here == "whole":
             try:
                 out.is_loaded()
-            except IntegrityError as error:
+            except PipelineError as error:
                 text = f"is what dvc.lock names, yet {str(error).removeprefix(f'{out.path}: ').partition(';')[0]}"
                 yield Finding("problem", out.path, text, out.cure, partial(_remove, path, place))
                 return

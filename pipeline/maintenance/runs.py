@@ -62,7 +62,8 @@ def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Findi
         runs = [record for record in records if record.tags.get(MODEL_MD5) == whole[path]]
         runs = [record for record in runs if record.tags.get(STAGE, stage.name) == stage.name]
         if not runs:
-            yield Finding("warning", ABOUT, f"no run has the weights of {path} (md5 {whole[path]})", f"{SYNC} rebuilds it")
+            text = f"no run has the weights of {path} (md5 {whole[path]})"
+            yield Finding("warning", ABOUT, text, f"{SYNC} rebuilds it, `latent sync --deleted` one that was deleted in MLflow")
             continue
         run, held = runs[0].id, runs[0].metrics
         if other := [key for key in metrics if key in held and rounded(held[key]) != rounded(metrics[key])]:

@@ -74,7 +74,7 @@ def test_a_run_without_numbers_or_without_a_run() -> None:
     assert "warning  MLflow: run" in about_runs()
     assert f"of {WEIGHTS} lacks 3 numbers; `latent sync` adds them" in about_runs()
     shutil.copy("template.db", "mlflow.db")
-    assert f"no run has the weights of {WEIGHTS} (md5 {md5(WEIGHTS)}); `latent sync` rebuilds it\n" in about_runs()
+    assert f"no run has the weights of {WEIGHTS} (md5 {md5(WEIGHTS)}); `latent sync` rebuilds it" in about_runs()
     assert CliRunner().invoke(main, ["sync"]).exit_code == 0
     assert about_runs() == ""
 
