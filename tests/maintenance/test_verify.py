@@ -70,6 +70,18 @@ def test_damage_is_named_and_repaired(here: bool, in_cache: bool, delete: bool) 
 
 
 @pytest.mark.usefixtures("project")
+def test_a_damaged_file_in_git_is_read_by_dvc_again() -> None:
+    repro()  # so that DVC knows the files by their times, and does not read them
+    before = contents()
+    flip(Path("metrics.json"))
+    repro()
+    assert contents() != before
+    assert verify("--fix").exit_code == 0
+    repro()
+    assert contents() == before
+
+
+@pytest.mark.usefixtures("project")
 def test_dvc_alone_brings_the_damage_back() -> None:
     """Why the command exists: DVC trusts a cached file without reading it."""
     damage("results/page.html", here=False, in_cache=True, delete=True)
