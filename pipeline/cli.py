@@ -179,3 +179,29 @@ def sync(deleted: bool) -> None:
 
     known, changed = complete(deleted)
     click.echo(f"sync: {known} trainings in DVC's files, {changed} of them new or incomplete in {redact(store_uri())}")
+
+
+@main.command()
+@click.option("--fix", is_flag=True, help="Repair what can be repaired without a loss.")
+def doctor(fix: bool) -> None:
+    """Look for what is wrong with disk, settings, locks and versions.
+
+    Each line says what is to be done. The exit code is 1 when there is a problem.
+    """
+    from pipeline.maintenance.doctor import doctor as examine
+
+    sys.exit(examine(fix))
+
+
+@main.command()
+@click.option("--all", "everything", is_flag=True, help="Also read the files in DVC's cache that dvc.lock does not name.")
+@click.option("--fix", is_flag=True, help="Remove what is damaged; `dvc repro` makes it again.")
+def verify(everything: bool, fix: bool) -> None:
+    """Check that all files that dvc.lock names are whole.
+
+    Reads them here and in DVC's cache, and compares the numbers of MLflow's runs with them. The exit code is 3 when
+    something is damaged.
+    """
+    from pipeline.maintenance.verify import verify as check
+
+    sys.exit(check(everything, fix))

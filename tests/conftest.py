@@ -115,3 +115,14 @@ def store(_template: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """An empty MLflow store in the workspace, however long a busy machine takes over a call."""
     monkeypatch.setattr(tracking_run, "SLOW", math.inf)
     return Path(shutil.copy(_template, workspace))
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file, which keeps its time, as on a disk that forgets."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    path.chmod(stat.st_mode)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -15,7 +15,8 @@ import pandas as pd
 
 from pipeline.errors import NO_SPACE_ERRNOS, IntegrityError, PipelineError
 from pipeline.storage import load_json
-from pipeline.tracking.dvc_repo import locked_stages, read_at, read_locked
+from pipeline.tracking.dvc_lock import locked_stages, read_locked
+from pipeline.tracking.dvc_repo import read_at
 
 _PLAIN = re.compile(r"-?[a-z0-9]+([ ._/:+=|-][a-z0-9]+)*", re.IGNORECASE | re.ASCII)  # means nothing to Markdown or GitHub
 _LINKED = re.compile(r"www\.|\bGH-\d|\b[0-9a-f]{7,40}\b", re.IGNORECASE)  # but for what GitHub makes a link

@@ -105,7 +105,7 @@ def prepare(uri: str, root: Path) -> None:
     if not (file := file_of(uri)):
         return
     try:
-        if _is_whole(file) and not _former_roots(file, root):
+        if _is_whole(file) and not former_roots(file, root):
             return
         with _locked(file.parent / ".pipeline" / "mlflow.lock"):
             if not _is_whole(file):
@@ -180,7 +180,7 @@ def _make(file: Path, uri: str, root: Path) -> None:
         raise OSError(reason(error)) from None
 
 
-def _former_roots(file: Path, root: Path) -> set[str]:
+def former_roots(file: Path, root: Path) -> set[str]:
     """Return the folders, other than ``root``, in whose ``mlartifacts`` experiments keep their artifacts.
 
     Only a database in the repository is asked: it holds artifacts of the repository, so another folder is one from which the
@@ -197,9 +197,19 @@ def _former_roots(file: Path, root: Path) -> set[str]:
     return {path for path in found if path.startswith("/")} - {str(root)}
 
 
+def damage(file: Path) -> str:
+    """Return what sqlite finds wrong in a database when it reads all of it, empty where that is nothing."""
+    try:
+        with _opened(file) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if found == "ok" else str(found).splitlines()[-1]
+
+
 def _relocate(file: Path, root: Path) -> None:
     folders = ("/mlartifacts/", "/mlruns/")  # the second is MLflow's own name
-    formers = _former_roots(file, root)
+    formers = former_roots(file, root)
     with _opened(file) as database:
         tables = _tables(database)
         columns = [(table, column) for table in _LOCATIONS if table in tables for column in _LOCATIONS[table]]

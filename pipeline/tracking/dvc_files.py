@@ -12,7 +12,8 @@ import click
 from pipeline.errors import IntegrityError
 from pipeline.storage import flatten, load_arrays, load_json
 from pipeline.tracking.database import reason
-from pipeline.tracking.dvc_repo import Source, Stage
+from pipeline.tracking.dvc_lock import Stage
+from pipeline.tracking.dvc_repo import Source
 
 # What reading a file of another version, or one that a user wrote, can raise.
 UNREADABLE = (IntegrityError, ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)

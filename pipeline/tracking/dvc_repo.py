@@ -1,8 +1,5 @@
 """DVC's files in the workspace and in the commits of experiments. Only this module imports dvc, and only ``dvc.api``."""
 
-import hashlib
-import json
-import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,112 +9,13 @@ from typing import Any
 
 import click
 from dvc.api import DVCFileSystem
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import IntegrityError, ParamsError, PipelineError
 from pipeline.storage import write
 from pipeline.tracking.database import reason
+from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
 
-LOCKS = ("dvc.lock", "claims/dvc.lock")
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
-_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path below, so nothing else passes
-
-
-def digest(content: bytes) -> str:
-    """Return the md5 that dvc.lock has for these bytes."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def folder_md5(files: Mapping[str, str]) -> str:
-    """Return the md5 that dvc.lock has for a folder, from the md5 of each file by its path in the folder."""
-    return digest(json.dumps([{"md5": files[path], "relpath": path} for path in sorted(files)]).encode()) + ".dir"
-
-
-def has_md5(content: bytes, md5: str, is_dvc2: bool = False) -> bool:
-    """Return whether bytes have an md5 of dvc.lock; DVC 2 took that of a text with the line ends of Unix."""
-    return digest(content) == md5 or (is_dvc2 and digest(content.replace(b"\r\n", b"\n")) == md5)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of a dvc.lock that runs ``stages.MODULE``; ``deps`` and ``outs`` are md5 by path, with ``.dir`` for a folder."""
-
-    name: str
-    module: str
-    params: dict[str, Any]
-    deps: dict[str, str]
-    outs: dict[str, str]
-    words: tuple[str, ...] = ()  # of the command, after the module
-    is_dvc2: bool = False
-
-    @classmethod
-    def of(cls, name: str, entry: Mapping[str, Any]) -> "Stage | None":
-        """Return the stage of an entry, or None for another command."""
-        cmd = entry.get("cmd") or ""
-        for command in [cmd] if isinstance(cmd, str) else cmd:
-            if words := str(command).partition("-m stages.")[2].split():
-                break
-        else:
-            return None
-        files = {kind: [file for file in entry.get(kind, []) if file.get("md5")] for kind in ("deps", "outs")}
-        deps, outs = ({file["path"]: file["md5"] for file in files[kind]} for kind in files)
-        stage = cls(name, words[0], {}, deps, outs, tuple(words[1:]), any("hash" not in file for file in files["outs"]))
-        params = (entry.get("params") or {}).get(stage.option("params", "params.yaml"))
-        return replace(stage, params=params or {})
-
-    def option(self, name: str, default: str) -> str:
-        """Return the value of an option in the command."""
-        values = [value for word, value in zip(self.words, self.words[1:], strict=False) if word == f"--{name}"]
-        values += [word.partition("=")[2] for word in self.words if word.startswith(f"--{name}=")]
-        return (values or [default])[-1]
-
-    def out(self, suffix: str) -> str:
-        """Return the path of the first output with this suffix, or an empty one."""
-        return next((path for path in self.outs if path.endswith(suffix)), "")
-
-    @property
-    def weights(self) -> str:
-        """The path of the weights, those of the model that the command names, empty if there are none."""
-        named = (path for path in self.outs if path.endswith(".safetensors") and PurePosixPath(path).stem in self.words)
-        return next(named, self.out(".safetensors"))
-
-    @property
-    def data(self) -> tuple[str, str] | None:
-        """Path and md5 of the prepared data set that the command reads, None if there is none."""
-        paths = [path for path in self.deps if path.endswith(".safetensors")]
-        wanted = self.option("data", "data/dataset.safetensors")
-        return next(((path, self.deps[path]) for path in sorted(paths, key=lambda path: path != wanted)), None)
-
-
-def _is_file(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        return False
-    return entry.get("md5") is None or bool(_MD5.fullmatch(str(entry["md5"])))
-
-
-@cache
-def _parse(lock: bytes) -> list[Stage]:
-    """Return the stages of a dvc.lock. Raises ValueError, saying what is wrong, when it is damaged."""
-    if re.search(rb"^(<<<<<<<|=======|>>>>>>>)", lock, re.MULTILINE):
-        raise ValueError("a merge left its marks in it")
-    try:
-        content = YAML(typ="safe", pure=True).load(lock.decode())
-    except (YAMLError, RecursionError) as error:
-        raise ValueError(f"not valid YAML: {getattr(error, 'problem', None) or 'nested too deeply'}") from None
-    if not isinstance(content, dict) or content.get("schema") != "2.0" or not isinstance(content.get("stages", {}), dict):
-        raise ValueError("not a lock file with the schema 2.0" if content else "empty")
-    for name, entry in content.get("stages", {}).items():
-        files = [(entry.get("deps", []), entry.get("outs", [])) if isinstance(entry, dict) else (None, None)]
-        is_whole = all(isinstance(part, list) and all(map(_is_file, part)) for pair in files for part in pair)
-        if not is_whole or not isinstance(entry.get("cmd"), str | list) or not isinstance(entry.get("params", {}), dict):
-            raise ValueError(f"the entry {name} is not that of a stage")
-    return [stage for name, entry in content.get("stages", {}).items() if (stage := Stage.of(str(name), entry))]
-
-
-def _damaged(path: str, error: Exception) -> IntegrityError:
-    cure = f"`git checkout HEAD -- {path}` brings the committed one back, else delete it and run `dvc repro`"
-    return IntegrityError(f"{path}: {reason(error)}; {cure}")
 
 
 @cache  # once each, as one server that is down fails for many files
@@ -156,7 +54,7 @@ class Source:
             try:
                 repo = self.files.repo
                 with repo.fs.open(repo.fs.join(repo.root_dir, path), "rb") as file:
-                    found += _parse(file.read())
+                    found += parse(file.read())
             except FileNotFoundError:
                 known = self.fallback.read(path) is not None if self.fallback else False
                 if not self.commit and (known or path == LOCKS[0]):
@@ -164,7 +62,7 @@ class Source:
                     raise IntegrityError(f"{path}: no such file; {cure}") from None
             except Exception as error:  # what _parse or DVC raises, whose own exceptions are not in its API
                 if not self.commit:
-                    raise _damaged(path, error) from None
+                    raise damaged(path, error) from None
                 name = self.tags.get("dvc.exp.name", "the baseline of an experiment")
                 click.echo(f"sync: {name} ({self.commit[:7]}) is left out: {path}: {reason(error)}", err=True)
                 return []
@@ -225,28 +123,6 @@ def _workspace() -> DVCFileSystem:
     return files
 
 
-def locked_stages() -> list[Stage]:
-    """Return the stages of the lock files in the current folder. Raises IntegrityError when one is damaged."""
-    found = list[Stage]()
-    for path in LOCKS:
-        try:
-            found += _parse(Path(path).read_bytes())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from None
-    return found
-
-
-def read_locked(path: str) -> bytes:
-    """Return the bytes of an output in the workspace. Raises IntegrityError when they are not those of dvc.lock."""
-    content = Path(path).read_bytes()
-    for stage in locked_stages():
-        if path in stage.outs and not has_md5(content, stage.outs[path], stage.is_dvc2):
-            raise IntegrityError(f"{path}: not the file of dvc.lock; delete it and run `dvc repro`")
-    return content
-
-
 def read_at(commit: str, path: str) -> bytes | None:
     """Return the bytes of an output in a revision, None where DVC has none. Raises IntegrityError when they are damaged."""
     try:
@@ -268,6 +144,31 @@ def read_at(commit: str, path: str) -> bytes | None:
             f"{stored}: damaged, not the {path} of {commit}; delete it, then `dvc fetch -A` brings it from a remote"
         )
     return content
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What DVC's configuration says, of the repository, of the user and of the machine together."""
+
+    objects: Path  # the folder of the cached files, by md5: ab/cdef...
+    site_cache: str | None  # core.site_cache_dir, the folder of DVC's databases of all repositories
+    remotes: Mapping[str, Mapping[str, Any]]
+
+    def object(self, md5: str) -> Path:
+        """Return the place of the cached file with this md5, which ends in ``.dir`` for a folder's list of files."""
+        return self.objects / md5[:2] / md5[2:]
+
+
+def settings() -> Settings:
+    """Return DVC's settings. Raises PipelineError where DVC cannot open the repository."""
+    try:
+        repo = DVCFileSystem().repo
+        cache, databases, remotes = Path(repo.cache.local.path), repo.config["core"].get("site_cache_dir"), repo.config["remote"]
+        repo.close()
+    except Exception as error:  # DVC's own exceptions are not in its API
+        raise PipelineError(f"DVC cannot open this repository ({' '.join(str(error).split())})") from None
+    # DVC takes the repository from which one was cloned for a remote, if it is on this machine.
+    return Settings(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
 
 
 def sources(scratch: Path) -> list[Source]:

@@ -21,7 +21,8 @@ from pipeline.storage import load_json
 from pipeline.tracking import events, store
 from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
-from pipeline.tracking.dvc_repo import Source, Stage, sources
+from pipeline.tracking.dvc_lock import Stage
+from pipeline.tracking.dvc_repo import Source, sources
 from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run, finite, text
 
 

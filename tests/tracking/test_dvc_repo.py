@@ -11,7 +11,8 @@ from dvc.repo import Repo
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.storage import md5
-from pipeline.tracking.dvc_repo import Source, Stage, folder_md5, sources
+from pipeline.tracking.dvc_lock import Stage, folder_md5
+from pipeline.tracking.dvc_repo import Source, sources
 from tests.conftest import ROOT
 from tests.tracking.repository import Repository, git, write
 

@@ -22,7 +22,7 @@ from pipeline.params import Params
 from pipeline.storage import md5, save_json
 from pipeline.tracking import dvc_files, events, sync
 from pipeline.tracking import store as tracking
-from pipeline.tracking.dvc_repo import Stage
+from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.run import Run
 from tests.tracking.fake_training import history, settings
 from tests.tracking.repository import Repository, git, write
