@@ -108,7 +108,7 @@ def versions() -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     if not SpecifierSet(project["requires-python"]).contains(python):
         text = f"Python {python}; needed is {project['requires-python']}"
-        yield Finding("problem", "versions", text, "`rm -r .venv`, then `make env PYTHON=...` with such a one")
+        yield Finding("problem", "versions", text, "`rm -r .venv`, then `make env PYTHON=python3.11` with such a one")
     needed, missing, other = set(map(_name, project["dependencies"])), [], []
     for package in _read("requirements.lock", _locked):
         try:

@@ -164,6 +164,8 @@ def test_folders_that_everybody_may_change_are_closed() -> None:
 
 def test_databases_of_dvc_that_everybody_may_replace(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "_is_reachable", lambda path: path == Path("site"))  # pytest's own folder is private
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    Path("site").mkdir(exist_ok=True)
     Path("site").chmod(0o777)
     (found,) = places.permissions()
     assert "every user of this machine may replace, and unpickles them" in found.text
