@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test check ui lock clean
+.PHONY: help env repro claims test check torture ui lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: env ## Lint, format and type checks, the same as pre-commit and CI
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+torture: env ## Inject faults for 15 minutes and print what survived, see docs/reliability.md
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000
 	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
