@@ -61,13 +61,13 @@ def main(minutes: float, hours: float, seed: int, only: tuple[str, ...], at_once
     try:
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda name: run(lab, name, tallies[name]), names))
+        used = f"{prepared:.0f} CPU seconds to prepare, {lab.cpu() - prepared:.0f} for the cases"
     finally:
         lab.close()
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     findings = [f"- {name}: {finding}" for name, tally in tallies.items() for finding in tally.findings]
     click.echo("\n" + "\n".join(findings))
-    used = f"{prepared:.0f} CPU seconds to prepare, {lab.cpu() - prepared:.0f} for the cases"
     click.echo(f"\nseed {seed}, {minutes:g} minutes, {used}" + (f", kept in {folder}" if keep else ""))
     click.echo(f"\n{table(tallies)}")
     sys.exit(any(tally.findings or tally.counts["survived"] < tally.counts["injected"] for tally in tallies.values()))

@@ -257,7 +257,7 @@ class Lab:
     def start(self, repo: Path, *command: str, plan: Mapping[str, Any] | None = None, **own: str) -> Job:
         """Start a real command."""
         log, program = self._log(), [str(BIN / command[0]), *command[1:]]
-        agent = {"PYTHONPATH": str(AGENT)} if plan else {}
+        agent = {"PYTHONPATH": os.pathsep.join([str(AGENT), *filter(None, [os.environ.get("PYTHONPATH")])])} if plan else {}
         with open(log / "stdout", "wb") as out, open(log / "stderr", "wb") as err:
             process = subprocess.Popen(
                 program, cwd=repo, env=self._environment(plan, own) | agent, stdout=out, stderr=err, stdin=subprocess.DEVNULL,
