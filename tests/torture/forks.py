@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def load() -> None:
@@ -43,7 +43,6 @@ def load() -> None:
 def work(job: dict[str, Any]) -> int:
     """Be the command; return its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(job["log"], name), os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -75,9 +74,23 @@ def work(job: dict[str, Any]) -> int:
     return 0
 
 
-def run(job: dict[str, Any]) -> None:
-    """Start a command, write its pid, wait for it, write how it ended."""
+def run(job: dict[str, Any]) -> NoReturn:
+    """Start a command below a leader of its process group, as dvc does; write the leader's pid, and how the command ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    leader = os.fork()
+    if not leader:
+        lead(job)
+    log = Path(job["log"])
+    publish(log / "pid", str(leader))
+    code = os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    publish(log / "rc", f"{code} {used.ru_utime + used.ru_stime:.2f}")
+    os._exit(0)
+
+
+def lead(job: dict[str, Any]) -> NoReturn:
+    """Wait for the command and end as it ends."""
+    os.setsid()
     child = os.fork()
     if not child:
         code = 1
@@ -88,14 +101,18 @@ def run(job: dict[str, Any]) -> None:
             sys.stderr.flush()
         finally:
             os._exit(code)
-    log = Path(job["log"])
-    (log / "pid.new").write_text(str(child))
-    (log / "pid.new").rename(log / "pid")
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (log / "rc.new").write_text(f"{code} {used.ru_utime + used.ru_stime:.2f}")
-    (log / "rc.new").rename(log / "rc")
-    os._exit(0)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def publish(path: Path, text: str) -> None:
+    """Write a file that is whole as soon as it is there."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
 
 
 def main() -> None:

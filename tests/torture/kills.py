@@ -149,9 +149,9 @@ def sweep(case: Case) -> None:
     for length in chains(case, 10, 3):
         repo, hits, where = case.lab.repo(case.name, bare_store=True), 0, ""
         for _ in range(length):
-            target = case.random.choice(["group", "dvc", "self"])  # dvc: the leader of the group, here the sweep itself
+            target = case.random.choice(["group", "parent", "self"])
             plan = case.plan(counts, ("import", "write", "rename", "sql"), match="spawn_main", target=target)
-            where = f"{'sweep' if target == 'dvc' else target} at {plan['event']} {plan['at']} of a trainer"
+            where = f"{'sweep' if target == 'parent' else target} at {plan['event']} {plan['at']} of a trainer"
             job = case.lab.fork(repo, command, plan=plan, own={"PYTHONPATH": f"{case.lab.agent}:{case.lab.template}"})
             job.wait()
             hits += case.injected(plan)

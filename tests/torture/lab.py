@@ -190,6 +190,7 @@ class Lab:
         self.end = time.monotonic() + 60 * minutes
         self.template, self.sites = folder / "template", folder / "site"
         self.template.mkdir(parents=True)
+        os.environ.setdefault("DVC_SITE_CACHE_DIR", str(self.sites))
         copy(self.template)
         for name in ("tests", "docs", ".github", ".ci", "requirements.lock"):
             path = self.template / name

@@ -68,7 +68,9 @@ class Agent:
             pass
         if self.plan.get("torn") and file is not None and not stat.S_ISDIR(os.fstat(file).st_mode):
             os.ftruncate(file, int(os.fstat(file).st_size * self.plan["torn"]))
-        if target != "self":
+        if target == "parent":
+            os.kill(os.getppid(), number)
+        elif target != "self":
             SESSION_LEADERS[target](os.getpgid(0), number)
         elif number == signal.SIGKILL:
             os.kill(self.pid, number)
