@@ -1,14 +1,18 @@
 """Inject faults into the commands, and print what survived. `python -m tests.torture --help`."""
 
+import os
+import platform
 import shutil
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 
+from pipeline.startup import cores
 from tests.torture import disk, inputs, kills, parallel, server, signals
 from tests.torture.lab import COLUMNS, Case, Lab, Tally
 from tests.torture.registry import CASES
@@ -27,6 +31,14 @@ def table(tallies: dict[str, Tally]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * (width - 1) + (":" if 0 < index < len(head) - 1 else "-") for index, width in enumerate(widths)))
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def machine() -> str:
+    """Return the processor, its cores and the versions that count."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "dvc"))
+    return f"{model}, {len(cores())} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {packages}"
 
 
 def run(lab: Lab, name: str, tally: Tally) -> None:
@@ -68,7 +80,7 @@ def main(minutes: float, hours: float, seed: int, only: tuple[str, ...], at_once
             shutil.rmtree(folder, ignore_errors=True)
     findings = [f"- {name}: {finding}" for name, tally in tallies.items() for finding in tally.findings]
     click.echo("\n" + "\n".join(findings))
-    click.echo(f"\nseed {seed}, {minutes:g} minutes, {used}" + (f", kept in {folder}" if keep else ""))
+    click.echo(f"\n{machine()}; seed {seed}, {minutes:g} minutes, {used}" + (f", kept in {folder}" if keep else ""))
     click.echo(f"\n{table(tallies)}")
     sys.exit(any(tally.findings or tally.counts["survived"] < tally.counts["injected"] for tally in tallies.values()))
 
