@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.torture.__main__ import CASES, table
-from tests.torture.lab import Case, Lab, Store, Tally
+from tests.torture.checks import Case, Tally
+from tests.torture.lab import Lab
+from tests.torture.store import Store
 
 SLOW = {"kill: stages", "kill: dvc", "kill: sweep", "kill: new store", "signals: real commands", "server", "eight on a new store"}
 SCALE = 1 / 30  # of what `make torture` does in 15 minutes

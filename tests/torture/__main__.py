@@ -14,8 +14,8 @@ import click
 
 from pipeline.startup import cores
 from tests.torture import disk, inputs, kills, parallel, server, signals
-from tests.torture.lab import COLUMNS, Case, Lab, Tally
-from tests.torture.registry import CASES
+from tests.torture.checks import CASES, COLUMNS, Case, Tally
+from tests.torture.lab import Lab
 
 assert all((disk, inputs, kills, parallel, server, signals))  # which register their cases
 

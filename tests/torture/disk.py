@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree
 
+from tests.torture.checks import Case, case
 from tests.torture.kills import finish
-from tests.torture.lab import COMMANDS, LATENT, OUTS, Case
-from tests.torture.registry import case
+from tests.torture.lab import COMMANDS, LATENT, OUTS
 
 NO_SPACE = 74
 OPTIONS = {"train_vae": {"checkpoint_seconds": 0}}

@@ -4,9 +4,10 @@ import json
 import random
 from pathlib import Path
 
+from tests.torture.checks import Case, case
 from tests.torture.inside import damage
-from tests.torture.lab import COMMANDS, LATENT, OUTS, Case, Store
-from tests.torture.registry import case
+from tests.torture.lab import COMMANDS, LATENT, OUTS
+from tests.torture.store import Store
 
 
 def inside(case: Case, name: str, number: int) -> None:

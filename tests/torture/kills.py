@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.startup import cores
-from tests.torture.lab import COMMANDS, KILL, LATENT, OUTS, Case, Job, Store, group, wait_until
-from tests.torture.registry import case
+from tests.torture.checks import Case, case
+from tests.torture.lab import COMMANDS, KILL, LATENT, OUTS, Job, group, wait_until
+from tests.torture.store import Store
 
 GONE = 3.0  # seconds in which a trainer must follow its dvc, on free cores
 

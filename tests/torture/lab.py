@@ -1,10 +1,9 @@
-"""What the cases share: a trained tiny repository and its copies, processes to start and to stop, checks, and the tally."""
+"""A trained tiny repository, its copies, and commands that are started in them."""
 
-import csv
 import itertools
 import json
 import os
-import random
+import re
 import resource
 import shutil
 import signal
@@ -13,18 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.storage import md5
-from tests.stages.test_repro import BIN, call, commit, copy, environment
+from tests.stages.test_repro import BIN, commit, copy, environment
+from tests.torture.store import Store
 
 AGENT = Path(__file__).parent / "agent"
 CANARY = "hunter2-canary"
@@ -36,8 +33,6 @@ SECRETS = {
     "PIPELINE_MIRROR": f"http://user:{CANARY}@127.0.0.1:1/?token={CANARY}",
 }
 KILL, TERM, INT, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-EVENTS = ("import", "write", "rename", "fsync", "sql", "step")
-COLUMNS = ("injected", "survived", "lost", "duplicated", "surplus", "tracebacks", "leaked")
 TRAINED = {
     name: (f"models/{name}.safetensors", f"metrics/{name}_history.csv", f"metrics/{name}_train.json") for name in ("ae", "vae")
 }
@@ -63,20 +58,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # of the stages, for forks
 }
 FIGURES = ("stages.figures", "--results", "results/ae.safetensors", "--results", "results/vae.safetensors")
 LATENT = ("pipeline",)  # `python -m pipeline` is `latent`
-VOLATILE = "samples_per_second"  # a metric that no file holds
-
-
-@dataclass
-class Tally:
-    """The counts of a case, and what was seen where it did not hold."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    note: str = ""
-
-    def row(self) -> list[int]:
-        return [self.counts[column] for column in COLUMNS]
 
 
 def alive(pid: int) -> bool:
@@ -151,35 +132,6 @@ class Job:
     @property
     def said(self) -> str:
         return self.out + self.err
-
-
-@dataclass(frozen=True)
-class Store:
-    """The runs and points of an mlflow.db, read without a change."""
-
-    runs: dict[str, tuple[str, str, str]]  # stage, md5 of the weights and status by run
-    points: Counter[tuple[str, str, int]]  # run, key, step
-    values: dict[tuple[str, str, int], float]
-
-    @classmethod
-    def of(cls, path: Path, experiment: str = "") -> "Store":
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as db:
-            where = f"and e.name = '{experiment}'" if experiment else ""
-            listed = "from runs r join experiments e using (experiment_id) where r.lifecycle_stage = 'active'"
-            found = db.execute(f"select r.run_uuid, r.status {listed} {where}").fetchall()
-            tags = {(run, key): value for run, key, value in db.execute("select run_uuid, key, value from tags")}
-            runs = {run: (tags.get((run, "dvc.stage"), ""), tags.get((run, "model.md5"), ""), status) for run, status in found}
-            rows = [row for row in db.execute("select run_uuid, key, step, value from metrics") if row[0] in runs]
-        points = Counter((run, key, step) for run, key, step, _ in rows)
-        return cls(runs, points, {(run, key, step): value for run, key, step, value in rows})
-
-    def by_weights(self) -> Counter[tuple[str, str]]:
-        return Counter((stage, weights) for stage, weights, _ in self.runs.values())
-
-    def curves(self) -> dict[tuple[str, str, str, int], float]:
-        """Return the value of each point with a step, by stage, weights, key and step."""
-        named = {(*self.runs[run][:2], key, step): value for (run, key, step), value in self.values.items() if step}
-        return {key: value for key, value in named.items() if key[2] != VOLATILE}
 
 
 class Lab:
@@ -302,7 +254,7 @@ class Lab:
 
     def repo(self, name: str, bare_store: bool = False, without: Iterable[str] = (), unlock: Iterable[str] = ()) -> Path:
         """Return a new copy of the template; ``without`` files, with a store without runs, and with stages that never ran."""
-        repo = self.folder / "repos" / f"{name.replace(' ', '-')}-{next(self._numbers)}"
+        repo = self.folder / "repos" / f"{re.sub(r'[^a-z]+', '-', name)}-{next(self._numbers)}"
         shutil.copytree(self.template, repo, symlinks=True)
         if bare_store:
             shutil.rmtree(repo / "mlartifacts", ignore_errors=True)
@@ -320,125 +272,3 @@ class Lab:
             yaml.dump(lock, repo / "dvc.lock")
             shutil.rmtree(repo / ".dvc" / "cache" / "runs", ignore_errors=True)
         return repo
-
-
-class Case:
-    """One row of the table while it is made: a source of chance, the checks, and the tally."""
-
-    def __init__(self, lab: Lab, name: str, tally: Tally, round: int = 0) -> None:  # noqa: A002
-        self.lab, self.name, self.tally = lab, name, tally
-        self.random = random.Random(f"{lab.seed} {name} {round}")  # noqa: S311 (not for secrets)
-        self.failed = False
-        self._counts: dict[str, dict[str, int]] = {}
-
-    def quota(self, number: int) -> range:
-        """Return as many rounds as the time allows: ``number`` in 15 minutes."""
-        return range(max(1, round(number * self.lab.scale)))
-
-    def over(self) -> bool:
-        """Return whether the time is over, and say so in the table."""
-        if time.monotonic() < self.lab.end:
-            return False
-        self.tally.note = "cut by the time"
-        return True
-
-    def plan(self, counts: Mapping[str, int], events: Sequence[str] = EVENTS, number: int = KILL, **more: Any) -> dict[str, Any]:
-        """Return a plan for the agent at a random event of those that an undisturbed process counts."""
-        event = self.random.choice([event for event in events if counts.get(event)])
-        mark = self.lab.folder / "marks"
-        mark.mkdir(exist_ok=True)
-        plan = {"event": event, "at": self.random.randint(1, counts[event]), "signal": int(number)}
-        plan |= {"mark": str(mark / f"{self.name}-{self.random.getrandbits(48):x}"), "torn": self.random.random()}
-        return plan | more
-
-    def injected(self, plan: Mapping[str, Any]) -> bool:
-        """Count an injection if its event came."""
-        hit = Path(plan["mark"]).exists()
-        self.tally.counts["injected"] += hit
-        return hit
-
-    def find(self, column: str, what: str, number: int = 1) -> None:
-        """Note something that does not hold, in a column of the table (empty: in none)."""
-        self.failed = True
-        if column:
-            self.tally.counts[column] += number
-        self.tally.findings.append(" ".join(f"{column or 'wrong'}: {what}".split())[:400])
-
-    def settle(self, number: int = 1) -> None:
-        """Count the last injections as survived if nothing was found since the last call."""
-        if not self.failed:
-            self.tally.counts["survived"] += number
-        self.failed = False
-
-    def read(self, job: Job, where: str, codes: Iterable[int] = (0,), lines: int | None = None) -> int:
-        """Wait for a command; check its exit code, that it says no traceback and no secret, and how many lines on stderr."""
-        code, said = job.wait(), job.said
-        if "Traceback (most recent call last)" in said:
-            last = [line for line in said.splitlines() if line and not line.startswith(" ")]
-            self.find("tracebacks", f"{where}: {job.words}: exit {code}: {last[-1] if last else ''}")
-        elif code not in set(codes):
-            self.find("", f"{where}: {job.words}: exit {code}, allowed {sorted(set(codes))}: {said.strip()[-160:]}")
-        elif lines is not None and len(job.err.splitlines()) > lines:
-            self.find("", f"{where}: {job.words}: {len(job.err.splitlines())} lines on stderr: {job.err.strip()[-200:]}")
-        if CANARY in said:
-            self.find("leaked", f"{where}: {job.words}: the secret is printed")
-        return code
-
-    def same_bytes(self, repo: Path, paths: Iterable[str], where: str, expected: Path | None = None) -> None:
-        """Check files against those of the undisturbed run."""
-        for path in paths:
-            found, wanted = repo / path, (expected or self.lab.template) / path
-            if not found.exists() or found.read_bytes() != wanted.read_bytes():
-                self.find("lost", f"{where}: {path} {'differs' if found.exists() else 'is missing'}")
-
-    def clean(self, repo: Path, where: str) -> None:
-        """Check that no temporary file is left, and that no secret was written."""
-        for path in repo.rglob("*"):
-            if path.is_file() and ".git" not in path.parts:
-                if path.suffix == ".tmp" and ".dvc" not in path.parts:
-                    self.find("surplus", f"{where}: {path.relative_to(repo)} is left")
-                elif CANARY.encode() in path.read_bytes():
-                    self.find("leaked", f"{where}: the secret is in {path.relative_to(repo)}")
-
-    def store_holds(self, found: Store, wanted: Mapping[tuple[str, str, str, int], float], where: str) -> None:
-        """Check that a store has one finished run for each model of the wanted curves, and each of their points once."""
-        models = {key[:2] for key in wanted}
-        by_weights = found.by_weights()
-        for model, count in by_weights.items():
-            if count > (model in models):
-                self.find("surplus", f"{where}: {count} runs of {model}, not {int(model in models)}", count - (model in models))
-        for model in models - by_weights.keys():
-            self.find("lost", f"{where}: no run of {model}")
-        for run, (stage, weights, status) in found.runs.items():
-            if status != "FINISHED" and (stage, weights) in models:
-                self.find("lost", f"{where}: run {run[:6]} of {stage} is {status}")
-        if twice := [key for key, count in found.points.items() if count > 1 and key[2]]:
-            self.find("duplicated", f"{where}: {len(twice)} points more than once, such as {twice[0][1:]}", len(twice))
-        curves = found.curves()
-        present = {key: value for key, value in wanted.items() if key[:2] in by_weights}
-        if missing := [key for key, value in present.items() if curves.get(key) != value]:
-            self.find("lost", f"{where}: {len(missing)} points missing or different, such as {missing[0][2:]}", len(missing))
-
-    def wanted(self, *stages: str) -> dict[tuple[str, str, str, int], float]:
-        """Return the curves of the undisturbed runs of these stages."""
-        return {key: value for key, value in self.lab.store.curves().items() if key[0] in stages}
-
-    def count(self, command: Sequence[str], stage: str = "", store: str = "full", **options: Any) -> dict[str, int]:
-        """Run a command undisturbed (once) and return its events by kind; the ``store`` is full, bare or not there."""
-        key = f"{' '.join(command)} {store} {options}"
-        if key not in self._counts:
-            repo = self.lab.repo("count", bare_store=store != "full")
-            if store == "none":
-                (repo / "mlflow.db").unlink()
-            self.read(self.lab.fork(repo, command, stage, plan={"counts": str(repo)}, **options), "undisturbed")
-            (file,) = repo.glob("*.json")
-            self._counts[key] = json.loads(file.read_text())["counts"]
-        return self._counts[key]
-
-
-def history(repo: Path, name: str) -> list[dict[str, str]]:
-    """Return the rows of a history."""
-    return list(csv.DictReader((repo / f"metrics/{name}_history.csv").read_text().splitlines()))
-
-
-__all__ = ["COMMANDS", "KILL", "LATENT", "OUTS", "Case", "Job", "Lab", "Store", "Tally", "call", "history", "md5"]

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.torture.lab import COMMANDS, LATENT, OUTS, Case, Job, Store
-from tests.torture.registry import case
+from tests.torture.checks import Case, case
+from tests.torture.lab import COMMANDS, LATENT, OUTS, Job
+from tests.torture.store import Store
 
 BUSY = 75
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 from urllib.request import urlopen
 
 from tests.stages.test_repro import environment
-from tests.torture.kills import KILL
-from tests.torture.lab import CANARY, COMMANDS, LATENT, OUTS, Case, Lab, Store, group, wait_until
-from tests.torture.registry import case
+from tests.torture.checks import Case, case
+from tests.torture.lab import CANARY, COMMANDS, KILL, LATENT, OUTS, Lab, group, wait_until
+from tests.torture.store import Store
 
 
 def free_port() -> int:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from tests.torture.checks import Case, case
 from tests.torture.kills import finish
-from tests.torture.lab import COMMANDS, HUP, INT, LATENT, OUTS, TERM, Case, Store
-from tests.torture.registry import case
+from tests.torture.lab import COMMANDS, HUP, INT, LATENT, OUTS, TERM
+from tests.torture.store import Store
 
 CODES = {TERM: (143, -TERM), INT: (130, -INT), HUP: (129, 143, -HUP)}  # negative: before Python could handle it
 
