@@ -68,7 +68,7 @@ def main(minutes: float, hours: float, seed: int, only: tuple[str, ...], at_once
         raise click.BadParameter(f"no case; there are {', '.join(CASES)}", param_hint="--only")
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     lab = Lab(folder / "lab", seed, minutes / 15, minutes, figures=minutes >= FIGURES)
-    prepared = lab.cpu()
+    lab.keep, prepared = keep, lab.cpu()
     tallies = {name: Tally() for name in names}
     try:
         with ThreadPoolExecutor(at_once) as pool:

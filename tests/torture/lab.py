@@ -150,6 +150,7 @@ class Lab:
         commit(self.template, "without what no command reads")
         self._forks: list[subprocess.Popen[str]] = []
         self.jobs: list[Job] = []  # forks
+        self.keep, self._last = False, dict[str, Path]()
         self._numbers, self._lock = itertools.count(1), threading.Lock()
         self._server = self._start_forks()
         store = self.fork(self.template, ("stages.train", "--help"))  # the server answers
@@ -253,8 +254,14 @@ class Lab:
                 db.execute(f"update {table} set {column} = replace({column}, ?, ?)", [old.as_uri(), repo.as_uri()])  # noqa: S608
 
     def repo(self, name: str, bare_store: bool = False, without: Iterable[str] = (), unlock: Iterable[str] = ()) -> Path:
-        """Return a new copy of the template; ``without`` files, with a store without runs, and with stages that never ran."""
+        """Return a new copy of the template, which replaces the last of this name, unless copies are kept.
+
+        It may lack files, have a store without runs, or stages that dvc.lock does not know.
+        """
+        if (last := self._last.pop(name, None)) and not self.keep and name not in ("count", "whole"):
+            shutil.rmtree(last, ignore_errors=True)
         repo = self.folder / "repos" / f"{re.sub(r'[^a-z]+', '-', name)}-{next(self._numbers)}"
+        self._last[name] = repo
         shutil.copytree(self.template, repo, symlinks=True)
         if bare_store:
             shutil.rmtree(repo / "mlartifacts", ignore_errors=True)
