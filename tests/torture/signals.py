@@ -24,7 +24,7 @@ def interrupted(case: Case, repo: Path, name: str, command: tuple[str, ...], cou
 def stages(case: Case) -> None:
     """Training, evaluation, download."""
     names = ["train_vae", "evaluate@vae", "train_vae", "download"]
-    for index in case.quota(30):
+    for index in case.quota(34):
         name = names[index % len(names)]
         trains, counts = name == "train_vae", case.count(COMMANDS[name], name)
         repo = case.lab.repo(case.name, bare_store=trains, without=OUTS[name])
