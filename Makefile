@@ -15,14 +15,14 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test check audit ui lock clean
+.PHONY: help env repro claims test check audit torture ui lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-$(UV): requirements-uv.txt
+$(UV): .ci/requirements-uv.txt
 	$(PYTHON) -m venv .uv
-	.uv/bin/pip install --quiet --require-hashes --requirement requirements-uv.txt
+	.uv/bin/pip install --quiet --require-hashes --requirement .ci/requirements-uv.txt
 	touch $(UV)
 
 $(STAMP): requirements.lock pyproject.toml | $(UV)
@@ -50,6 +50,9 @@ check: env ## Lint, format and type checks, the same as pre-commit and CI
 audit: $(UV) ## Look the locked packages up in the database of known vulnerabilities
 	.ci/audit
 
+torture: env ## Inject faults for 15 minutes and print what survived, see docs/reliability.md
+	$(BIN)/python -m tests.torture $(TORTURE)
+
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
 	@$(BIN)/python -c 'import socket; exit(75 * (socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0))' 2>/dev/null || test $$? != 75 || \
 		{ echo "error: another program uses port $(PORT); choose a free one: make ui PORT=$$(($(PORT) + 1))" >&2; exit 75; }
@@ -60,7 +63,7 @@ COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.
 
 lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(UV) $(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
-	echo uv | $(UV) $(COMPILE) - --output-file requirements-uv.txt
+	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt
 	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
 
 clean: ## Delete the checkpoints of abandoned trainings (only while none runs)
