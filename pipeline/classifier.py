@@ -13,7 +13,7 @@ from tqdm import trange
 
 from pipeline.data import Dataset, Shape, intensities
 from pipeline.runtime import generator
-from pipeline.storage import Header, Size, check_arrays, load_arrays, md5, refusing, save_arrays
+from pipeline.storage import Header, Name, Size, check_arrays, load_arrays, md5, refusing, save_arrays
 
 BATCH = 128
 LEARNING_RATE = 3e-3
@@ -97,7 +97,7 @@ def train_classifier(dataset: Dataset, *, num_steps: int, seed: int, device: tor
 
 
 class _Header(Header):
-    dataset: str
+    dataset: Name
     accuracy: float = Field(ge=0, le=1)
     image_shape: tuple[Size, Size, Size]
     num_classes: Size

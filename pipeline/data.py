@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.storage import Header, load_arrays, refusing, save_arrays
+from pipeline.storage import Header, Name, load_arrays, refusing, save_arrays
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -88,7 +88,7 @@ class Dataset:
 
 
 class _Header(Header):
-    dataset: str
+    dataset: Name
 
 
 def save_dataset(path: str | Path, dataset: Dataset) -> None:

@@ -19,7 +19,8 @@ _MEMORY_WORDS = re.compile(
     re.IGNORECASE,
 )
 _SPACE_WORDS = re.compile(
-    "no space left|disk is full|file too large|quota exceeded|read-only file system|readonly database", re.IGNORECASE
+    "no space left|disk is full|disk i/o error|file too large|quota exceeded|read-only file system|readonly database",
+    re.IGNORECASE,
 )
 _SECRET_NAME = re.compile("PASSWORD|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY")
 # A password may hold any character, so what stands before the last @ of a word is hidden. Paths may hold @, ? and # as well.

@@ -6,9 +6,11 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ from safetensors.numpy import save
 from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 
 Arrays = dict[str, np.ndarray]
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # with the process that writes it
 _METADATA_KEY = "pipeline"  # one key alone, because safetensors writes keys in hash order, which differs between processes
 
 
@@ -29,10 +32,28 @@ def md5(path: str | Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def is_leftover(path: Path) -> bool:
+    """Return whether this is the temporary file of :func:`write` in a process that was killed."""
+    if not (name := _TEMPORARY.fullmatch(path.name)):
+        return False
+    try:
+        os.kill(int(name[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 def write(path: str | Path, content: bytes | str) -> None:
-    """Write a file atomically: after a crash or an OSError (disk full, read-only) it has all of the old or of the new content."""
+    """Write a file atomically: after a crash or an OSError (disk full, read-only) it has all of the old or of the new content.
+
+    What an earlier writer of this file has left when it was killed is deleted.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in filter(is_leftover, path.parent.glob(f".{escape(path.name)}.*.tmp")):
+        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -68,6 +89,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapp
     write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
 
 
+Name = Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
+"""A name in a header, which may become part of a path and of a message."""
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 """A size in a header, within the bounds of params.yaml."""
 

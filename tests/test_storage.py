@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fails: str, tmp_pat
         storage.write(tmp_path / "x", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
+
+
+def test_the_next_write_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    mine, parents, gone = (tmp_path / f".a[1].{pid}.tmp" for pid in (os.getpid(), os.getppid(), killed.pid))
+    of_others = tmp_path / f".a1.{killed.pid}.tmp"
+    for path in (parents, gone, of_others):
+        path.write_text("half")
+    storage.write(tmp_path / "a[1]", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", parents.name, of_others.name}
+    assert storage.is_leftover(of_others)
+    assert not any(map(storage.is_leftover, (mine, parents, tmp_path / "a[1]", tmp_path / ".a.tmp")))
 
 
 def test_md5_is_the_one_dvc_uses(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays
+from pipeline.storage import Arrays, Header, Name, check_arrays, load_arrays, refusing, save_arrays
 
 # Type and axes of the arrays that `Results` describes, by name or pattern (see check_arrays).
 AXES = {
@@ -31,7 +31,6 @@ AXES = {
     "map_axes": "f 2 M",
     "*_map": "f M M",
     "map_codes": "f L 2",
-    "map_labels": "i L",
     "confidence_*": "f *",
     "worst": "f 2 * C H W",
     "misclassified": "f 2 * C H W",
@@ -107,12 +106,12 @@ class Results:
 
 
 class _Header(Header):
-    dataset: str
-    model: str
+    dataset: Name
+    model: Name
     beta: float | None = Field(ge=0)
     seed: int
     samplers: list[str]
-    weights_md5: str
+    weights_md5: str = Field(pattern=r"^[\w -]*$", max_length=64)
 
 
 def save_results(path: str | Path, results: Results) -> None:
@@ -127,4 +126,6 @@ def load_results(path: str | Path) -> Results:
     with refusing(path, "results"):
         _Header.check(header)
         check_arrays(arrays, AXES, S=len(header["samplers"]))
+        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < 1 << 16:
+            raise ValueError("labels: not those of a data set")
         return Results(**header, arrays=arrays)

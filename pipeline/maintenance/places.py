@@ -2,7 +2,6 @@
 
 import marshal
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -14,12 +13,12 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.maintenance.findings import Finding, Level
-from pipeline.maintenance.locks import is_alive, is_held
+from pipeline.maintenance.locks import is_held
+from pipeline.storage import is_leftover
 from pipeline.tracking.dvc_repo import Settings, settings
 
 NEEDED_GB = 1.0  # both pipelines on MNIST leave 0.3 GB in outputs, DVC's cache, MLflow's artifacts and checkpoints
 _WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", ".dvc/tmp")
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # what pipeline/storage.py writes before it renames it
 _CHECKPOINTS = Path(".pipeline/checkpoints")
 _OLD_DAYS = 7
 FIX = "`latent doctor --fix`"
@@ -102,9 +101,7 @@ def _delete(paths: Sequence[Path]) -> str:
 def leftovers() -> Iterator[Finding]:
     """Look for temporary files of killed processes and for checkpoints of trainings that were given up."""
     hidden = [*Path().glob(".*.tmp")] + [path for name in _WRITTEN if name != "." for path in Path(name).rglob(".*.tmp")]
-    matches = [(path, _TEMPORARY.fullmatch(path.name)) for path in hidden]
-    temporary = [path for path, match in matches if match and not is_alive(int(match[1]))]
-    if temporary:
+    if temporary := list(filter(is_leftover, hidden)):
         size = sum(path.stat().st_size for path in temporary) / 1e6
         text = f"{len(temporary)} temporary files of killed processes, {size:.1f} MB, the first {temporary[0]}"
         yield Finding("warning", "leftovers", text, FIX, partial(_delete, temporary))

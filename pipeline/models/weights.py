@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from pipeline.models import LatentModel, ModelConfig
-from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays
+from pipeline.storage import Arrays, Header, Name, check_arrays, load_arrays, refusing, save_arrays
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trained:
 class _Header(Header):
     config: ModelConfig
     decoder: list[str]
-    dataset: str
+    dataset: Name
     beta: float | None = Field(ge=0)
 
 

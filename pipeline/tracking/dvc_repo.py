@@ -10,7 +10,7 @@ from typing import Any
 import click
 from dvc.api import DVCFileSystem
 
-from pipeline.errors import IntegrityError, ParamsError, PipelineError
+from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe
 from pipeline.storage import write
 from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
@@ -115,6 +115,8 @@ def _workspace() -> DVCFileSystem:
         files = DVCFileSystem()
         is_repository = files.repo.dvc_dir or Path(files.repo.root_dir, LOCKS[0]).exists()
     except Exception as error:  # DVC's own exceptions are not in its API
+        if (known := describe(error)) and known[1] == NO_SPACE:
+            raise
         raise IntegrityError(
             f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
         ) from None

@@ -79,4 +79,8 @@ def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | 
     source = mlflow.data.sources.LocalArtifactDatasetSource(str(path))
     data = mlflow.data.from_numpy(images, source, name=name, digest=md5)._to_mlflow_entity()
     tag = mlflow.entities.InputTag("mlflow.data.context", "training")
-    client.log_inputs(run_id, datasets=[mlflow.entities.DatasetInput(data, [tag])])
+    inputs = [mlflow.entities.DatasetInput(data, [tag])]
+    try:
+        client.log_inputs(run_id, datasets=inputs)
+    except mlflow.exceptions.MlflowException:  # another process stored the same data set at the same time; now it is there
+        client.log_inputs(run_id, datasets=inputs)

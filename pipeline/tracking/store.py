@@ -95,6 +95,11 @@ def _is_dead(process: str | None) -> bool:
     return _process(int(process.removeprefix(f"{platform.node()} ").split()[0])) != process
 
 
+def may_be_written(record: Record) -> bool:
+    """Return whether a process may still log to a run: it is RUNNING, and its process is not known to be gone."""
+    return record.status == "RUNNING" and not _is_dead(record.tags.get(PROCESS))
+
+
 def _former(client: Client, experiment: str, tags: Mapping[str, Any], run_id: str | None) -> Any:
     """Return the newest run of the same training and stage that no other process writes, or ``run_id``, else None."""
     wanted = [f"attributes.run_id = '{run_id}'"] if run_id else []

@@ -75,13 +75,15 @@ class Training:
             return Run(client, found.info, complete=True)
 
     def _is_unfinished(self, record: Record, run: Run) -> bool:
-        """Return whether a run has these params and data, no weights, and points that are all in this history."""
+        """Return whether a run has no weights, and of params, data and points nothing that differs from this training."""
         wanted = {key: text(value) for key, value in self.settings.items()}
-        if MODEL_MD5 in record.tags or record.params != wanted or record.tags.get("data.md5") != self.data[1]:
+        if MODEL_MD5 in record.tags or record.tags.get("data.md5", self.data[1]) != self.data[1]:
             return False
         by_step = {int(row["epoch"]): finite(row) for row in self.epochs}
         points = [(key, *point) for key in (self.epochs or [{}])[0] for point in run.points(key).items()]
-        return bool(points) and all(by_step.get(step, {}).get(key) == value for key, step, value in points)
+        if not points and record.params in ({}, wanted):  # it stopped before its first epoch
+            return record.tags.get(STAGE) == self.stage.name and not store.may_be_written(record)
+        return record.params == wanted and all(by_step.get(step, {}).get(key) == value for key, step, value in points)
 
     def restore(self, run: Run) -> None:
         """Log what the run lacks."""

@@ -175,7 +175,7 @@ def test_column_of_text_is_not_paired(repository: Path) -> None:
     assert "| unpaired" in invoke("gate", "--against", "team/base").stdout
 
 
-@pytest.mark.parametrize("content", ['{"test/elbo": -1', "[1]", '"x"', "[" * 9000, "\udcff"])
+@pytest.mark.parametrize("content", ['{"test/elbo": -1', "[1]", '"x"', "[" * 9000, '{"test/elbo": NaN}', "\udcff"])
 def test_damaged_metrics_file_is_one_line(repository: Path, content: str) -> None:
     Path("metrics/vae.json").write_bytes(content.encode(errors="surrogateescape"))
     for command in ("gate", "report"):
@@ -184,7 +184,7 @@ def test_damaged_metrics_file_is_one_line(repository: Path, content: str) -> Non
         assert result.stderr.splitlines()[-1].startswith("error: metrics/vae.json: ")
 
 
-@pytest.mark.parametrize("content", ["NaN", "true", '"x"', "null"])
+@pytest.mark.parametrize("content", ["true", '"x"', "null"])
 def test_metric_that_is_no_number_has_no_verdict(repository: Path, content: str) -> None:
     write("metrics/vae.json", f'{{"test/elbo": {content}}}')
     assert invoke("gate", "--against", "team/base").exit_code == 2

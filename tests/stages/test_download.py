@@ -154,7 +154,15 @@ NAMED: dict[str, tuple[Callable[[Path], str], str]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "where"), list(zip(NAMED, ["PIPELINE_MIRROR", "data.mirror"] * 3, strict=False)))
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        (kind, where)
+        for kind in NAMED
+        for where in ("PIPELINE_MIRROR", "data.mirror")
+        if where == "PIPELINE_MIRROR" or kind in ("missing", "empty", "a file")
+    ],
+)
 def test_a_mirror_that_the_user_named_and_that_has_nothing_stops_it(kind: str, where: str, stage: Stage) -> None:
     make, reason = NAMED[kind]
     mirror = make(stage.folder)

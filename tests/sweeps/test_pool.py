@@ -118,8 +118,10 @@ def test_trainings_at_once_write_the_bytes_of_trainings_one_by_one(
     for label, (name, own) in jobs.items():
         train(name, own, data_file, workspace / "single" / label, workspace / "single" / label).clear()
     folders = {label: workspace / "pool" / label for label in jobs}
-    run_trainings({label: Training(*jobs[label], data_file, folders[label]) for label in jobs}, params)
+    done = run_trainings({label: Training(*jobs[label], data_file, folders[label]) for label in jobs}, params)
     for label in jobs:
         for file in (workspace / "single" / label).iterdir():
             assert (folders[label] / file.name).read_bytes() == file.read_bytes()
+    for checkpoints in done:
+        checkpoints.clear()
     assert not list((workspace / ".pipeline").rglob("*.safetensors"))

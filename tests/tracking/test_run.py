@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.errors import PipelineError
 from pipeline.params import Params
@@ -316,6 +317,25 @@ def test_evaluation_on_a_slow_server_makes_a_champion(
     events.log_evaluation(found, metrics, [workspace / "out" / "vae_history.csv"] * 9)
     assert MlflowClient(store.store_uri()).get_model_version_by_alias("latent-spaces-blobs", "champion").run_id == found.id
     assert slow.now - 1000 < 11 * 2 + 30 + 2 * 11
+
+
+@pytest.mark.usefixtures("store")
+def test_data_that_another_process_stores_at_the_same_time_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_inputs, calls = MlflowClient.log_inputs, []
+
+    def racing(self: MlflowClient, *args: object, **others: object) -> None:
+        calls.append(others)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        log_inputs(self, *args, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", racing)
+    with store.start("a", {}) as run:
+        run.log_data("blobs", "data.safetensors", "0" * 32, (1, 1, 8, 8))
+    assert len(calls) == 2
+    record = run.record()
+    assert record
+    assert record.has_data
 
 
 @pytest.mark.usefixtures("store")

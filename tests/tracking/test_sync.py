@@ -301,6 +301,24 @@ def test_unfinished_run_with_other_history_params_or_data_is_not_completed(repos
     assert {record.name for record, _ in tracking.records()} == {"other", "vae 16-8-2 beta=4 seed=1"}
 
 
+@pytest.mark.parametrize("logs_params", [False, True])
+@pytest.mark.parametrize("lives", [False, True])
+def test_run_that_stopped_before_its_first_epoch_is_completed(repository: Repository, logs_params: bool, lives: bool) -> None:
+    repository.train("vae", 4.0)
+    (expected,) = contents().values()
+    delete_store()
+    run = tracking.start(expected["name"], {"dvc.stage": "train_vae"})
+    if logs_params:
+        run.log_params(settings("vae", repository.params) | {"beta": 4.0})
+    if not lives:
+        killed(run.id)
+    assert ("rebuilt with" if lives else "added") in synced()
+    found = contents()
+    assert len(found) == 1 + lives
+    (completed,) = (one for one in found.values() if one["model"])
+    assert completed == expected
+
+
 def test_run_of_a_killed_process_is_ended(repository: Repository) -> None:
     repository.train("ae", 1.0)
     with tracking.start("other", {}) as run:
