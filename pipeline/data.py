@@ -76,7 +76,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set with its published train/test split. Raises ValueError when the two differ in shape."""
+    """A named data set with its published train/test split. Raises ValueError when they differ in shape or one lacks labels."""
 
     name: str
     train: Images
@@ -85,6 +85,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.train.shape != self.test.shape:
             raise ValueError(f"training images {list(self.train.shape)} and test images {list(self.test.shape)} differ in shape")
+        if (self.train.labels is None) != (self.test.labels is None):
+            raise ValueError("only one of training and test images has labels")
 
 
 class _Header(Header):

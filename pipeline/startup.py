@@ -90,9 +90,10 @@ def begin() -> None:
 def _is_orphan(found: int, parent: int | None) -> bool:
     if parent:
         return found != parent
-    if "DVC_STAGE" in os.environ:  # DVC's commands are of its process group
-        return os.getpgid(found) != os.getpgrp()
-    return os.getsid(found) != os.getsid(0) != os.getpid()  # a child is of its parent's session, or leads one of its own
+    # DVC's commands are of its process group, other children of their parent's session, unless they lead one of their own.
+    if "DVC_STAGE" in os.environ:
+        return os.getpgid(found) != os.getpgrp() != os.getpid()
+    return os.getsid(found) != os.getsid(0) != os.getpid()
 
 
 def _parent_of(pid: int) -> int:

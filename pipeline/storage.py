@@ -212,14 +212,16 @@ def save_metrics(path: str | Path, values: Mapping[str, Any]) -> None:
     save_json(path, flatten(values))
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a finite number")
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return value
 
 
 def load_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file of this pipeline. Raises IntegrityError naming the file when it is missing or damaged."""
     try:
-        values = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+        values = json.loads(Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from None
     if not isinstance(values, dict):

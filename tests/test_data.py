@@ -1,5 +1,6 @@
 """Images have the shapes and types they promise, and the validation images are taken out of the training images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_a_crafted_prepared_file_is_refused(wrong: dict, dataset: Dataset, tmp_p
     arrays, header = load_arrays(tmp_path / "d")
     for name, value in wrong.items():
         (arrays if isinstance(value, np.ndarray) else header)[name] = value
+    save_arrays(tmp_path / "d", arrays, header)
+    with pytest.raises(IntegrityError, match="d: not a prepared data set"):
+        load_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_labels_of_one_part_alone_are_refused(part: str, dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only one"):
+        replace(dataset, **{part: replace(getattr(dataset, part), labels=None)})
+    save_dataset(tmp_path / "d", dataset)
+    arrays, header = load_arrays(tmp_path / "d")
+    del arrays[f"{part}_labels"]
     save_arrays(tmp_path / "d", arrays, header)
     with pytest.raises(IntegrityError, match="d: not a prepared data set"):
         load_dataset(tmp_path / "d")

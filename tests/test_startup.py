@@ -130,10 +130,11 @@ def test_a_stage_behind_a_shell_ends_with_dvc(moment: str, tmp_path: Path) -> No
         assert dvc.stdout.read() == ""  # its end comes when the stage, which holds the pipe, has ended
 
 
-@pytest.mark.parametrize("options", [{}, {"start_new_session": True}, {"env": {"DVC_STAGE": "x"}}, {"process_group": 0}], ids=str)
-def test_a_stage_with_a_living_parent_works(options: dict[str, Any]) -> None:
-    options["env"] = os.environ | options.get("env", {})
-    subprocess.run([sys.executable, "-m", "stages.validate"], cwd=ROOT, check=True, **options)
+@pytest.mark.parametrize("alone", [{}, {"start_new_session": True}, {"process_group": 0}], ids=str)
+@pytest.mark.parametrize("variables", [{}, {"DVC_STAGE": "x"}], ids=str)
+def test_a_stage_with_a_living_parent_works(alone: dict[str, Any], variables: dict[str, str]) -> None:
+    environment = os.environ | variables
+    subprocess.run([sys.executable, "-m", "stages.validate"], cwd=ROOT, check=True, env=environment, **alone)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

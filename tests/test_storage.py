@@ -216,7 +216,9 @@ def test_numbers_that_are_not_finite_are_not_written(value: float, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", json.dumps("x"), '{"a": NaN}', '{"a": -Infinity}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", json.dumps("x"), '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', "[" * 100_000]
+)
 def test_a_damaged_metrics_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(IntegrityError, match=r"m\.json"):

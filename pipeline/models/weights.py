@@ -73,6 +73,8 @@ def load_weights(path: str | Path, device: torch.device | str = "cpu") -> Traine
         state = expected.state_dict()
         if state.keys() != arrays.keys() or header["decoder"] != _layers(expected):
             raise ValueError("it has other layers")
+        if expected.is_probabilistic != (header["beta"] is not None):
+            raise ValueError(f"beta = {header['beta']} of a model {config.model}")
         check_arrays(arrays, {name: " ".join(["f4", *map(str, tensor.shape)]) for name, tensor in state.items()})
         model = config.build()
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

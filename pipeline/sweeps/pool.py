@@ -90,15 +90,16 @@ def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> d
                 except (EOFError, OSError):
                     child.join()
                     raise _dead(label, child.exitcode) from None
+                if kind in ("done", "failed"):
+                    child.join()
+                    messages.close()
+                    del running[label]
                 if kind == "failed":
                     failure = PipelineError(f"{label}: {value[0]}")
                     failure.exit_code = value[1]
                     raise failure
                 if kind == "done":
-                    child.join()
-                    messages.close()
                     results[label] = value
-                    del running[label]
                     continue
                 bar.update()
                 bar.set_postfix_str(f"{label}: {value}")
