@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "claims": {"evaluation", "params", "stats", "storage"},
     "sweeps": {"errors", "evaluation", "params", "runtime", "startup", "storage", "training"},
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "tracking"},
-    "maintenance": {"classifier", "data", "errors", "evaluation", "models", "params", "startup", "storage", "tracking"},
+    "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "runtime", "training"},
     "cli": {"errors", "maintenance", "params", "reporting", "sweeps", "tracking"},
     "__main__": {"cli", "startup"},

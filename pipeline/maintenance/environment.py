@@ -18,10 +18,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
 from pipeline.maintenance.findings import Finding
-from pipeline.maintenance.outputs import read_lock
 from pipeline.params import load_params
 from pipeline.startup import cores
-from pipeline.tracking.dvc_lock import LOCKS
+from pipeline.tracking.dvc_lock import LOCKS, read
 from pipeline.tracking.dvc_repo import settings
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ def repository() -> Iterator[Finding]:
     for lock in (lock for lock in LOCKS if lock == LOCKS[0] or Path(lock).exists()):
         try:
             _read(lock.replace(".lock", ".yaml"), lambda text: YAML(typ="safe", pure=True).load(text)["stages"].keys())
-            yield Finding("ok", "repository", f"{lock} names {len(read_lock(lock))} stages")
+            yield Finding("ok", "repository", f"{lock} names {len(read(lock))} stages")
         except PipelineError as error:
             yield Finding("problem", "repository", str(error))
     if found := [name for name in _OF_A_STAGE if name in os.environ]:

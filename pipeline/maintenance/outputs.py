@@ -2,44 +2,18 @@
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from pipeline.errors import IntegrityError, PipelineError
+from pipeline.errors import IntegrityError
 from pipeline.maintenance.findings import Finding, Level
-from pipeline.storage import md5, write
-from pipeline.tracking.dvc_lock import LOCKS, Stage, folder_list, folder_md5
+from pipeline.storage import load_arrays, md5, write
+from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
 from pipeline.tracking.dvc_repo import Settings
-
-
-def _loader(module: str) -> Callable[[Path], object] | None:
-    """Return what reads the arrays that a module of stages/ writes."""
-    if module == "download":
-        from pipeline.data import load_dataset
-
-        return load_dataset
-    if module in ("train", "train_comparison"):
-        from pipeline.models.weights import load_weights  # imports torch
-
-        return load_weights
-    if module == "train_classifier":
-        from pipeline.classifier import load_classifier
-
-        return load_classifier
-    if module in ("evaluate", "evaluate_comparison"):
-        from pipeline.evaluation.results import load_results
-
-        return load_results
-    return None
 
 
 @dataclass(frozen=True)
@@ -48,7 +22,7 @@ class Output:
 
     path: str
     md5: str
-    module: str = ""  # which module of stages/ makes it
+    is_ours: bool = False  # whether a stage of this package makes it
     repro: str = "dvc repro"  # the command that makes it
 
     @property
@@ -61,58 +35,30 @@ class Output:
         """Whether it is a folder."""
         return self.md5.endswith(".dir")
 
-    def is_loaded(self) -> bool:
-        """Read the file as the package does; return whether it can, which is so for arrays alone.
-
-        Raises IntegrityError where the content is not what the package writes.
-        """
-        load = _loader(self.module) if self.path.endswith(".safetensors") else None
-        if load:
-            load(Path(self.path))
-        return load is not None
-
-    def is_whole(self) -> bool:
-        """Return whether the file's own checksum says that it is whole; False for a kind of file that has none."""
+    def checksum_error(self) -> str | None:
+        """Return what the file's own checksum finds wrong, empty where that is nothing, None for a file that has none."""
+        if not (self.is_ours and self.path.endswith(".safetensors")):
+            return None
         try:
-            return self.is_loaded()
-        except PipelineError:
-            return False
+            load_arrays(self.path)
+        except IntegrityError as error:
+            return str(error).removeprefix(f"{self.path}: ").partition(";")[0]
+        return ""
 
 
-def _is_safe(path: str, hexdigest: str) -> bool:
-    """Return whether a path stays below the root and the md5 is one; --fix deletes files by them."""
-    pure = PurePosixPath(path)
-    return not (pure.is_absolute() or ".." in pure.parts) and bool(re.fullmatch(r"[0-9a-f]{32}(\.dir)?", hexdigest))
+def _is_below(path: str) -> bool:
+    """Return whether a path stays in its folder; --fix deletes files by it."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
-def read_lock(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the stages of a lock file in the workspace. Raises IntegrityError, with the way out, where it holds none."""
-    restore = f"restore it with `git checkout HEAD -- {path}` (in a merge: your side) or delete it, then run `dvc repro`"
-    try:
-        content = Path(path).read_bytes()
-        if b"\n<<<<<<< " in b"\n" + content:
-            raise IntegrityError(f"{path}: has the conflict markers of a merge; {restore}")
-        stages = YAML(typ="safe", pure=True).load(content)["stages"]
-        outs = [out for entry in stages.values() for out in entry.get("outs", [])]
-        if not all(isinstance(out["path"], str) and isinstance(out.get("md5", ""), str) for out in outs):
-            raise TypeError("a path or an md5 that is no text")
-        return dict(stages)
-    except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro`") from None
-    except (OSError, YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path}: not a lock file of DVC ({' '.join(str(error).split())[:120]}); {restore}") from None
-
-
-def outputs(lock: str, stages: Mapping[str, Mapping[str, Any]]) -> list[Output]:
-    """Return the outputs of the stages of a lock file. Raises IntegrityError where one leads out of the repository."""
+def outputs(lock: str) -> list[Output]:
+    """Return the outputs that a lock file names. Raises IntegrityError when it is damaged or names one outside the repository."""
     found, repro = [], "dvc repro" if lock == LOCKS[0] else "dvc repro -P"
-    for name, entry in stages.items():
-        stage = Stage.of(name, entry)
-        for out in entry.get("outs", []):
-            if out.get("hash") == "md5":
-                if not _is_safe(out["path"], out.get("md5", "")):
-                    raise IntegrityError(f"{lock}: {out['path']!r} with md5 {out.get('md5')} is no output of this repository")
-                found.append(Output(out["path"], out["md5"], stage.module if stage else "", repro))
+    for stage in read(lock):
+        for path, hexdigest in ({} if stage.is_dvc2 else stage.outs).items():
+            if not _is_below(path):
+                raise IntegrityError(f"{lock}: {path!r} is no output of this repository")
+            found.append(Output(path, hexdigest, bool(stage.module), repro))
     return found
 
 
@@ -196,10 +142,8 @@ class Verification:
             return Finding("problem", out.path, text + both, out.cure, fix)
 
         if here == "whole":
-            try:
-                out.is_loaded()
-            except PipelineError as error:
-                text = f"is what dvc.lock names, yet {str(error).removeprefix(f'{out.path}: ').partition(';')[0]}"
+            if error := out.checksum_error():
+                text = f"is what dvc.lock names, yet {error}"
                 yield Finding("problem", out.path, text, out.cure, partial(_remove, path, place))
                 return
             self.whole[out.path] = out.md5
@@ -215,7 +159,7 @@ class Verification:
                 yield self._missing(out, in_git, cached)
         elif in_git:
             yield problem("differs from dvc.lock", partial(_touch, [path], damaged))
-        elif out.is_whole():
+        elif out.checksum_error() == "":
             yield problem("is another file than dvc.lock names", partial(_touch, [path], damaged))
         else:
             yield problem("is damaged, or was changed", partial(_remove, path, *damaged))
@@ -249,7 +193,7 @@ class Verification:
 
     def _check_children(self, out: Output, listed: Mapping[str, str]) -> Iterator[Finding]:
         for name, hexdigest in listed.items():
-            if not _is_safe(name, hexdigest):
+            if not (_is_below(name) and MD5.fullmatch(hexdigest)):
                 raise IntegrityError(f"{out.path}: its list of files in DVC's cache names {name!r}, which is outside of it")
             yield from self._check_file(replace(out, path=f"{out.path}/{name}", md5=hexdigest))
 
@@ -257,6 +201,6 @@ class Verification:
         """Yield the damaged objects of the cache that no output checked before has, such as those of experiments."""
         for place in sorted(self.settings.objects.glob("??/*")):
             hexdigest = place.parent.name + place.name
-            if place not in self.objects and _is_safe("", hexdigest) and self._object(hexdigest)[1] == "changed":
+            if place not in self.objects and MD5.fullmatch(hexdigest) and self._object(hexdigest)[1] == "changed":
                 text = "an object in DVC's cache, of an experiment or an older commit, is damaged"
                 yield Finding("problem", str(place), text, "`latent verify --all --fix`", partial(_remove, place))

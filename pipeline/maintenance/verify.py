@@ -12,10 +12,10 @@ from tqdm import tqdm
 from pipeline.errors import IntegrityError, redact
 from pipeline.maintenance import locks
 from pipeline.maintenance.findings import Finding, Level
-from pipeline.maintenance.outputs import Output, Verification, outputs, read_lock
+from pipeline.maintenance.outputs import Output, Verification, outputs
 from pipeline.maintenance.runs import compare
 from pipeline.tracking import store
-from pipeline.tracking.dvc_lock import LOCKS, Stage
+from pipeline.tracking.dvc_lock import LOCKS, Stage, locked_stages
 from pipeline.tracking.dvc_repo import settings
 
 
@@ -41,10 +41,8 @@ def verify(everything: bool = False, fix: bool = False) -> int:
     with chdir(store.root()):
         if fix:
             locks.refuse_while_dvc_runs()
-        names = [name for name in LOCKS if name == LOCKS[0] or Path(name).exists()]  # the second pipeline need not have run
-        entries = {name: read_lock(name) for name in names}
-        locked = [out for name in names for out in outputs(name, entries[name])]
-        stages = [stage for lock in entries.values() for name in lock if (stage := Stage.of(name, lock[name]))]
+        names = [lock for lock in LOCKS if lock == LOCKS[0] or Path(lock).exists()]  # the second pipeline need not have run
+        locked, stages = [out for lock in names for out in outputs(lock)], locked_stages()
         check = Verification(settings())
         levels = Counter[Level]()
         for finding in _findings(check, locked, stages, everything):
