@@ -84,6 +84,12 @@ def redact(text: str) -> str:
     return text
 
 
+def reason(error: Exception) -> str:
+    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
+    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
+    return redact(" ".join(message.split()))[:300] or type(error).__name__
+
+
 def describe(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code of an error that the user can act on, None for any other."""
     import click

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,26 +15,15 @@ from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.maintenance.findings import Finding
 from pipeline.params import load_params
 from pipeline.startup import cores
 from pipeline.tracking.dvc_lock import LOCKS, read
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_repo import git, settings
 
 T = TypeVar("T")
 _OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
-
-
-def git(*arguments: str) -> str:
-    """Return what a git command prints. Raises PipelineError where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, errors="replace")
-    except FileNotFoundError:
-        raise PipelineError("git is not installed") from None
-    except subprocess.CalledProcessError as error:
-        raise PipelineError(error.stderr.strip()) from None
-    return done.stdout
 
 
 def repository() -> Iterator[Finding]:
@@ -44,8 +32,7 @@ def repository() -> Iterator[Finding]:
     if not Path("dvc.yaml").exists():
         yield Finding("problem", "repository", f"{here} has no dvc.yaml", "`cd` to the folder that you cloned")
     try:
-        is_shallow = git("rev-parse", "--is-shallow-repository").strip() == "true"
-        if is_shallow:
+        if git("rev-parse", "--is-shallow-repository") == b"true\n":
             text = "a shallow clone, in which `dvc exp run --temp` and `--queue` lose experiments"
             yield Finding("warning", "repository", text, "`git fetch --unshallow`")
         else:
@@ -68,7 +55,7 @@ def repository() -> Iterator[Finding]:
 
 def line_ends() -> Iterator[Finding]:
     """Look for files that git holds with Unix's line ends and that are here with those of Windows: their md5 is another one."""
-    listed = [entry.partition("\t") for entry in git("ls-files", "--eol", "-z").split("\0")]
+    listed = [entry.partition("\t") for entry in os.fsdecode(git("ls-files", "--eol", "-z")).split("\0")]
     changed = [Path(path) for about, _, path in listed if about.startswith("i/lf") and ("w/crlf" in about or "w/mixed" in about)]
 
     def convert() -> str:
@@ -88,7 +75,7 @@ def _read(name: str, parse: Callable[[str], T]) -> T:
     try:
         return parse(Path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
-        text = f"{name} cannot be read ({' '.join(str(error).split())[:120]})"
+        text = f"{name} cannot be read ({reason(error):.120})"
         raise PipelineError(f"{text}; `git checkout HEAD -- {name}` brings the committed one back") from None
 
 

@@ -2,18 +2,18 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from shlex import quote
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, ParamsError
 from pipeline.maintenance.findings import Finding, Level
 from pipeline.storage import load_arrays, md5, write
 from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
-from pipeline.tracking.dvc_repo import Settings
+from pipeline.tracking.dvc_repo import Settings, git
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,6 @@ def outputs(lock: str) -> list[Output]:
     return found
 
 
-def tracked_by_git() -> set[str]:
-    """Return the paths that git tracks, none where there is no git."""
-    try:
-        listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return set()
-    return set(listed.stdout.split("\0"))
-
-
 def _remove(*paths: Path) -> str:
     gone = [path for path in paths if path.is_symlink() or path.exists()]
     for path in gone:
@@ -99,7 +90,9 @@ class Verification:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.tracked = settings, tracked_by_git()
+        self.settings, self.tracked = settings, set[str]()
+        with suppress(ParamsError):  # DVC works without git, too
+            self.tracked = set(os.fsdecode(git("ls-files", "-z")).split("\0"))
         self.files, self.size, self.objects, self.whole = 0, 0, set[Path](), dict[str, str]()
 
     def _state(self, path: Path, expected: str) -> str:

@@ -3,7 +3,6 @@
 import fcntl
 import importlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +13,7 @@ from threading import Thread
 from types import ModuleType
 from urllib.request import url2pathname
 
-from pipeline.errors import NO_SPACE, BusyError, IntegrityError, ParamsError, PipelineError, redact
+from pipeline.errors import NO_SPACE, BusyError, IntegrityError, ParamsError, PipelineError, reason, redact
 
 PATIENCE = 5.0  # seconds that a database server has to answer
 _LOCKED = 15.0  # seconds to wait for another process that writes to a file
@@ -49,12 +48,6 @@ def load_mlflow() -> ModuleType:
     for name, value in _CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     return importlib.import_module("mlflow")
-
-
-def reason(error: Exception) -> str:
-    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
-    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
-    return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
 def address(file: Path, of: str = "sqlite://") -> str:

@@ -12,8 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import IntegrityError
-from pipeline.tracking.database import reason
+from pipeline.errors import IntegrityError, reason
 
 LOCKS = ("dvc.lock", "claims/dvc.lock")
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path, so nothing else passes
@@ -124,7 +123,7 @@ def damaged(path: str, error: Exception) -> IntegrityError:
 
 
 def read(path: str) -> list[Stage]:
-    """Return the stages of a lock file in the workspace. Raises IntegrityError, with the way out, when it is missing or damaged."""
+    """Return the stages of a lock file in the workspace. Raises IntegrityError when it is missing or damaged."""
     try:
         return parse(Path(path).read_bytes())
     except FileNotFoundError:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import numpy as np
 
 from pipeline.data import Shape
+from pipeline.errors import reason
 from pipeline.storage import rounded
 from pipeline.tracking import logged_model
-from pipeline.tracking.database import StoreError, load_mlflow, reason
+from pipeline.tracking.database import StoreError, load_mlflow
 from pipeline.tracking.grid import tile
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, redact
+from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, reason, redact
 from pipeline.tracking import database
-from pipeline.tracking.database import StoreError, load_mlflow, reason
+from pipeline.tracking.database import StoreError, load_mlflow
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
 
 FINGERPRINT = "fingerprint"

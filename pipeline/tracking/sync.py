@@ -16,10 +16,9 @@ from pathlib import Path, PurePosixPath
 import click
 
 from pipeline.data import Shape
-from pipeline.errors import AccessError, BusyError, IntegrityError
+from pipeline.errors import AccessError, BusyError, IntegrityError, reason
 from pipeline.storage import load_json
 from pipeline.tracking import events, store
-from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.dvc_repo import Source, sources
