@@ -1,4 +1,4 @@
-"""Functions that entry points call before heavy imports: signals, damaged bytecode, and how OpenMP's threads wait."""
+"""What entry points need before heavy imports: signals, damaged bytecode, the root, and how OpenMP's threads wait."""
 
 import ctypes
 import marshal
@@ -7,6 +7,13 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
+
+
+def repository_root() -> Path:
+    """Return the nearest folder with DVC's folder, from the current one up, else the current one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
 
 
 def cores() -> set[int]:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": {"errors", "storage"},
     "datasets": {"data", "errors"},
     "models": {"data", "errors", "storage"},
-    "tracking": {"data", "errors", "storage"},
+    "tracking": {"data", "errors", "startup", "storage"},
     "training": {"data", "errors", "models", "params", "runtime", "storage", "tracking"},
     "classifier": {"data", "errors", "runtime", "storage"},
     "evaluation": {"classifier", "data", "errors", "models", "params", "runtime", "stats", "storage", "tracking"},
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "tracking"},
     "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "runtime", "training"},
-    "cli": {"errors", "maintenance", "params", "reporting", "sweeps", "tracking"},
+    "cli": {"errors", "maintenance", "params", "reporting", "startup", "sweeps", "tracking"},
     "__main__": {"cli", "startup"},
     "__init__": set(),
 }

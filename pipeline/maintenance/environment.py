@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError, reason
-from pipeline.maintenance.findings import Finding
+from pipeline.maintenance.findings import DOCTOR_FIX, Finding
 from pipeline.params import load_params
 from pipeline.startup import cores
 from pipeline.tracking.dvc_lock import LOCKS, read
@@ -35,8 +36,6 @@ def repository() -> Iterator[Finding]:
         if git("rev-parse", "--is-shallow-repository") == b"true\n":
             text = "a shallow clone, in which `dvc exp run --temp` and `--queue` lose experiments"
             yield Finding("warning", "repository", text, "`git fetch --unshallow`")
-        else:
-            yield Finding("ok", "repository", str(here))
     except PipelineError as error:
         yield Finding("problem", "repository", str(error), "DVC and `latent sync` need git: clone the repository with it")
     if not str(here).isascii():
@@ -65,9 +64,7 @@ def line_ends() -> Iterator[Finding]:
 
     if changed:
         text = f"{len(changed)} files have the line ends of Windows, so that DVC runs their stages again, the first {changed[0]}"
-        yield Finding("problem", "line ends", text, "`git config core.autocrlf input && latent doctor --fix`", convert)
-    else:
-        yield Finding("ok", "line ends", "the files are as git holds them")
+        yield Finding("problem", "line ends", text, DOCTOR_FIX, convert)
 
 
 def _read(name: str, parse: Callable[[str], T]) -> T:
@@ -84,10 +81,6 @@ def _locked(text: str) -> list[Requirement]:
     return [package for package in packages if not package.marker or package.marker.evaluate()]
 
 
-def _name(package: str) -> str:
-    return re.split(r"[\[<>=!~ ;]", package)[0].lower().replace("_", "-")
-
-
 def versions() -> Iterator[Finding]:
     """Compare Python and the installed packages with pyproject.toml and requirements.lock."""
     project = _read("pyproject.toml", lambda text: tomllib.loads(text)["project"])
@@ -95,13 +88,13 @@ def versions() -> Iterator[Finding]:
     if not SpecifierSet(project["requires-python"]).contains(python):
         text = f"Python {python}; needed is {project['requires-python']}"
         yield Finding("problem", "versions", text, "`rm -r .venv`, then `make env PYTHON=python3.11` with such a one")
-    needed, missing, other = set(map(_name, project["dependencies"])), [], []
+    needed, missing, other = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}, [], []
     for package in _read("requirements.lock", _locked):
         try:
             if not package.specifier.contains(installed := version(package.name), prereleases=True):
                 other.append(f"{package.name} {installed} instead of {str(package.specifier).strip('=')}")
         except PackageNotFoundError:
-            if _name(package.name) in needed:
+            if canonicalize_name(package.name) in needed:
                 missing.append(package.name)
     if missing:
         yield Finding("problem", "versions", f"not installed: {', '.join(missing)}", "`make env`")
@@ -119,31 +112,16 @@ def versions() -> Iterator[Finding]:
 
 
 def params() -> Iterator[Finding]:
-    """Check params.yaml, and its threads against the cores."""
-    given = load_params()
-    yield Finding("ok", "params", "params.yaml is valid")
-    count = len(cores())
+    """Check params.yaml, its threads against the cores, and its device against the machine."""
+    from pipeline.runtime import choose_device  # imports torch
+
+    given, count = load_params(), len(cores())
     for key, threads in (("train.threads", given.train.threads), ("pool.threads", given.pool.threads)):
         if threads > count:
             text = f"{key} is {threads}, this process has {count} cores: more threads are slower by far"
             yield Finding("warning", "params", text, f"set {key} to {count} in params.yaml (it changes the last bits)")
-
-
-def device() -> Iterator[Finding]:
-    """Say where a training would compute."""
-    import torch
-
-    found = [name for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
-    cuda = f" ({torch.cuda.get_device_name()})" if "cuda" in found else ""
-    text = f"{', '.join([*found, 'cpu'])}{cuda}, {len(cores())} cores"
-    try:
-        wanted = load_params().train.device
-    except PipelineError:  # another check tells
-        wanted = "auto"
-    if wanted not in ("auto", "cpu", *found):
-        yield Finding("problem", "device", f"train.device is {wanted}; here is {text}", "set train.device to auto in params.yaml")
-    else:
-        yield Finding("ok", "device", f"train.device is {wanted}; here is {text}")
+    device, why = choose_device(given.train.device)
+    yield Finding("ok", "params", f"params.yaml is valid; trainings compute on {device} ({why}), {count} cores")
 
 
 def dvc() -> Iterator[Finding]:

@@ -4,23 +4,17 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from pipeline.errors import BusyError
-from pipeline.maintenance.findings import Finding
+from pipeline.maintenance.findings import Finding, remove
+from pipeline.tracking import store
 
 _RWLOCK = Path(".dvc/tmp/rwlock")
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def name_of(pid: int) -> str:
@@ -64,7 +58,7 @@ def _users() -> dict[int, str]:
     found = {}
     for what, infos in _read_rwlock().items():
         for info in infos:
-            if is_alive(int(info["pid"])):
+            if store.process(int(info["pid"])):
                 found[int(info["pid"])] = what
     return found
 
@@ -86,11 +80,6 @@ def refuse_while_dvc_runs() -> None:
         raise BusyError(f"{name_of(running[0])} works on the outputs of a stage; wait for it, then run again")
 
 
-def _remove(path: Path) -> str:
-    path.unlink()
-    return f"removed {path}"
-
-
 def _rwlock() -> Iterator[Finding]:
     broken = f"{_RWLOCK} is not what DVC writes, and every command of DVC will refuse it"
     try:
@@ -98,30 +87,25 @@ def _rwlock() -> Iterator[Finding]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         guard = _RWLOCK.with_name("rwlock.lock")
         if not (guard.exists() and is_held(guard)):  # else DVC is writing it
-            yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
+            yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", partial(remove, _RWLOCK))
         return
     for pid, what in users.items():
         if _is_dvc(pid):
             yield Finding("warning", "locks", f"{name_of(pid)} uses ({what})", f"wait for it, or stop it: `kill {pid}`")
         else:
             text = f"{_RWLOCK} names {name_of(pid)} as DVC, which it is not"
-            yield Finding("problem", "locks", text, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
+            yield Finding("problem", "locks", text, f"`rm {_RWLOCK}`", partial(remove, _RWLOCK))
 
 
 def check() -> Iterator[Finding]:
     """Name the process that holds a lock, and the locks that nobody can release."""
-    found = list(_rwlock())
-    yield from found
-    free = not found
-    for path in [Path(".dvc/tmp/lock"), Path(".pipeline/mlflow.lock"), *Path(".pipeline/checkpoints").glob("*/*/lock")]:
+    yield from _rwlock()
+    ours = Path(".pipeline")
+    for path in [Path(".dvc/tmp/lock"), *ours.glob("*.lock"), *ours.glob("checkpoints/*/*/lock")]:
         if path.is_file() and is_held(path):
-            free = False
             pid = path.read_text().strip()
             holder = name_of(int(pid)) if pid.isdigit() else "a process"
             stop = f", or stop it: `kill {pid}`" if pid.isdigit() else f": `fuser {path}` names it"
             yield Finding("warning", "locks", f"{path} is held by {holder}", f"wait for it{stop}")
     if (path := Path(".git/index.lock")).exists():
-        free = False
         yield Finding("warning", "locks", f"{path} is there: a git command runs or was killed", f"if none runs: `rm {path}`")
-    if free:
-        yield Finding("ok", "locks", "no other process holds a lock of this repository")

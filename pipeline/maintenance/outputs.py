@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 
 from pipeline.errors import IntegrityError, ParamsError
-from pipeline.maintenance.findings import Finding, Level
+from pipeline.maintenance.findings import VERIFY_FIX, Finding, Level, remove
 from pipeline.storage import load_arrays, md5, write
 from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
 from pipeline.tracking.dvc_repo import Settings, git
@@ -28,7 +28,7 @@ class Output:
     @property
     def cure(self) -> str:
         """What to do when it is damaged."""
-        return f"`latent verify --fix`, then `{self.repro}`"
+        return f"{VERIFY_FIX}, then `{self.repro}`"
 
     @property
     def is_folder(self) -> bool:
@@ -62,13 +62,6 @@ def outputs(lock: str) -> list[Output]:
     return found
 
 
-def _remove(*paths: Path) -> str:
-    gone = [path for path in paths if path.is_symlink() or path.exists()]
-    for path in gone:
-        path.unlink()
-    return f"removed {' and '.join(map(str, gone))}"
-
-
 def _cache(content: bytes, place: Path) -> str:
     write(place, content)
     place.chmod(0o444)  # as DVC does
@@ -76,7 +69,7 @@ def _cache(content: bytes, place: Path) -> str:
 
 
 def _touch(paths: list[Path], damaged: list[Path]) -> str:
-    _remove(*damaged)
+    remove(*damaged)
     for path in paths:
         os.utime(path)  # DVC hashes a file again if its time differs
     return "marked as changed, so that `dvc repro` makes it again"
@@ -137,17 +130,17 @@ class Verification:
         if here == "whole":
             if error := out.checksum_error():
                 text = f"is what dvc.lock names, yet {error}"
-                yield Finding("problem", out.path, text, out.cure, partial(_remove, path, place))
+                yield Finding("problem", out.path, text, out.cure, partial(remove, path, place))
                 return
             self.whole[out.path] = out.md5
             if damaged or (cached == "missing" and not in_git):
                 text = f"its object in DVC's cache is {'damaged' if damaged else 'missing'} ({place})"
                 level: Level = "problem" if damaged else "warning"
-                yield Finding(level, out.path, text, "`latent verify --fix`", lambda: _cache(path.read_bytes(), place))
+                yield Finding(level, out.path, text, VERIFY_FIX, lambda: _cache(path.read_bytes(), place))
         elif here == "missing":
             if damaged:
                 text = f"its object in DVC's cache is damaged ({place})"
-                yield Finding("problem", out.path, text, out.cure, partial(_remove, place))
+                yield Finding("problem", out.path, text, out.cure, partial(remove, place))
             else:
                 yield self._missing(out, in_git, cached)
         elif in_git:
@@ -155,7 +148,7 @@ class Verification:
         elif out.checksum_error() == "":
             yield problem("is another file than dvc.lock names", partial(_touch, [path], damaged))
         else:
-            yield problem("is damaged, or was changed", partial(_remove, path, *damaged))
+            yield problem("is damaged, or was changed", partial(remove, path, *damaged))
 
     def _check_folder(self, out: Output) -> Iterator[Finding]:
         folder = Path(out.path)
@@ -174,13 +167,13 @@ class Verification:
         if folder.is_dir() and folder_md5(here) == out.md5:
             if cached == "changed" or not in_git:
                 content = folder_list(here)
-                yield Finding(level, out.path, text, "`latent verify --fix`", lambda: _cache(content, place))
+                yield Finding(level, out.path, text, VERIFY_FIX, lambda: _cache(content, place))
             yield from self._check_children(out, here)
         elif names:
             differs = f"differs from dvc.lock; {text}"
             yield Finding("problem", out.path, differs, out.cure, lambda: _touch([folder / name for name in names], [place]))
         elif cached == "changed":
-            yield Finding(level, out.path, text, out.cure, partial(_remove, place))
+            yield Finding(level, out.path, text, out.cure, partial(remove, place))
         else:
             yield self._missing(out, in_git, cached)
 
@@ -196,4 +189,4 @@ class Verification:
             hexdigest = place.parent.name + place.name
             if place not in self.objects and MD5.fullmatch(hexdigest) and self._object(hexdigest)[1] == "changed":
                 text = "an object in DVC's cache, of an experiment or an older commit, is damaged"
-                yield Finding("problem", str(place), text, "`latent verify --all --fix`", partial(_remove, place))
+                yield Finding("problem", str(place), text, "`latent verify --all --fix`", partial(remove, place))

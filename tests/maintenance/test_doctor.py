@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
@@ -37,7 +36,7 @@ def lines(check: Check) -> list[str]:
 
 
 def levels(check: Check) -> set[str]:
-    return {finding.level for finding in check()}
+    return {finding.level for finding in check()} or {"ok"}
 
 
 def repair(check: Check) -> None:
@@ -215,19 +214,6 @@ def test_little_room(free: float, level: str, monkeypatch: pytest.MonkeyPatch) -
     assert levels(places.space) == {level}
 
 
-@pytest.mark.parametrize("size", [17, 100])
-@pytest.mark.usefixtures("whole")
-def test_compiled_files_that_were_cut(size: int) -> None:
-    Path("pipeline").mkdir()
-    Path("pipeline/module.py").write_text("numbers = [1.5, 'text', 3]\n\n\ndef function():\n    return numbers\n" * 20)
-    compiled = Path(py_compile.compile("pipeline/module.py") or "")
-    assert levels(places.bytecode) == {"ok"}
-    compiled.write_bytes(compiled.read_bytes()[:size])
-    assert levels(places.bytecode) == {"problem"}
-    repair(places.bytecode)
-    assert not compiled.exists()
-
-
 @pytest.mark.usefixtures("whole")
 def test_line_ends_of_windows() -> None:
     git("config", "core.autocrlf", "false")
@@ -304,7 +290,9 @@ def test_a_lock_of_a_process_that_is_another_one_now() -> None:
         other.kill()
 
 
-@pytest.mark.parametrize("name", [".dvc/tmp/lock", ".pipeline/checkpoints/vae/abc/lock", ".pipeline/mlflow.lock"])
+@pytest.mark.parametrize(
+    "name", [".dvc/tmp/lock", ".pipeline/checkpoints/vae/abc/lock", ".pipeline/mlflow.lock", ".pipeline/sync.lock"]
+)
 @pytest.mark.usefixtures("whole")
 def test_the_holder_of_a_lock_is_named(name: str) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
