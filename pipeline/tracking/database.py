@@ -100,7 +100,7 @@ def prepare(uri: str, root: Path) -> None:
     try:
         if _is_whole(file) and not former_roots(file, root):
             return
-        with _locked(file.parent / ".pipeline" / "mlflow.lock"):
+        with locked(file.parent / ".pipeline" / "mlflow.lock"):
             if not _is_whole(file):
                 _make(file.resolve(), uri, root)
             _relocate(file, root)
@@ -150,10 +150,18 @@ def _is_whole(file: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock file, which names this process. Waits for another holder, or raises BusyError, which begins with ``busy``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            lock.seek(0)
+            raise BusyError(f"{busy} as process {lock.read() or '?'}; run it again when that one has ended") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
 
 
