@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -17,16 +16,24 @@ from pipeline.tracking import store
 _RWLOCK = Path(".dvc/tmp/rwlock")
 
 
+def _command(pid: int) -> list[str]:
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
+
+
+def _is_dvc(pid: int) -> bool:
+    return any("dvc" in part for part in _command(pid))
+
+
 def name_of(pid: int) -> str:
     """Return number and command of a process, as far as the system tells.
 
     >>> name_of(0)
     'process 0'
     """
-    try:
-        command = " ".join(os.path.basename(part) for part in psutil.Process(pid).cmdline()[:4])
-    except psutil.Error:
-        command = ""
+    command = " ".join(os.path.basename(part) for part in _command(pid)[:4])
     return f"process {pid}" + (f" ({command})" if command else "")
 
 
@@ -40,61 +47,35 @@ def is_held(path: Path) -> bool:
         return False
 
 
-def _read_rwlock() -> dict[str, Any]:
-    """Return the paths that DVC's commands read and write, each with the command's process; {} where there are none."""
+def _users() -> dict[int, str] | None:
+    """Return the living processes that DVC's own lock file names, with what they do; None where DVC did not write the file."""
     try:
         held = json.loads(_RWLOCK.read_bytes())
-        return {
-            f"{kind} {path}": infos if isinstance(infos, list) else [infos]
-            for kind in ("write", "read")
-            for path, infos in held.get(kind, {}).items()
-        }
+        infos = [(kind, path, info) for kind in ("write", "read") for path, info in held.get(kind, {}).items()]
+        users = [(f"{kind} {path}", user) for kind, path, info in infos for user in (info if isinstance(info, list) else [info])]
+        return {pid: what for what, user in users if store.process(pid := int(user["pid"]))}
     except FileNotFoundError:
         return {}
-
-
-def _users() -> dict[int, str]:
-    """Return the living processes that use the outputs of a stage through DVC, with what they do."""
-    found = {}
-    for what, infos in _read_rwlock().items():
-        for info in infos:
-            if store.process(int(info["pid"])):
-                found[int(info["pid"])] = what
-    return found
-
-
-def _is_dvc(pid: int) -> bool:
-    try:
-        return any("dvc" in part for part in psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def refuse_while_dvc_runs() -> None:
     """Raise BusyError when a command of DVC works on the outputs of a stage."""
-    try:
-        running = [pid for pid in _users() if _is_dvc(pid)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no JSON of DVC; `latent doctor` tells
-        return
-    if running:
+    if running := [pid for pid in _users() or {} if _is_dvc(pid)]:
         raise BusyError(f"{name_of(running[0])} works on the outputs of a stage; wait for it, then run again")
 
 
 def _rwlock() -> Iterator[Finding]:
-    broken = f"{_RWLOCK} is not what DVC writes, and every command of DVC will refuse it"
-    try:
-        users = _users()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        guard = _RWLOCK.with_name("rwlock.lock")
-        if not (guard.exists() and is_held(guard)):  # else DVC is writing it
-            yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", partial(remove, _RWLOCK))
-        return
-    for pid, what in users.items():
+    wrong = partial(Finding, "problem", "locks", cure=f"`rm {_RWLOCK}`", fix=partial(remove, _RWLOCK))
+    guard, users = _RWLOCK.with_name("rwlock.lock"), _users()
+    if users is None and not (guard.exists() and is_held(guard)):  # else DVC is writing it
+        yield wrong(f"{_RWLOCK} is not what DVC writes, and every command of DVC will refuse it")
+    for pid, what in (users or {}).items():
         if _is_dvc(pid):
             yield Finding("warning", "locks", f"{name_of(pid)} uses ({what})", f"wait for it, or stop it: `kill {pid}`")
         else:
-            text = f"{_RWLOCK} names {name_of(pid)} as DVC, which it is not"
-            yield Finding("problem", "locks", text, f"`rm {_RWLOCK}`", partial(remove, _RWLOCK))
+            yield wrong(f"{_RWLOCK} names {name_of(pid)} as DVC, which it is not")
 
 
 def check() -> Iterator[Finding]:

@@ -30,11 +30,6 @@ class Output:
         """What to do when it is damaged."""
         return f"{VERIFY_FIX}, then `{self.repro}`"
 
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder."""
-        return self.md5.endswith(".dir")
-
     def checksum_error(self) -> str | None:
         """Return what the file's own checksum finds wrong, empty where that is nothing, None for a file that has none."""
         if not (self.is_ours and self.path.endswith(".safetensors")):
@@ -113,7 +108,7 @@ class Verification:
     def check(self, out: Output) -> Iterator[Finding]:
         """Yield what is wrong with an output in the workspace and in the cache."""
         try:
-            yield from self._check_folder(out) if out.is_folder else self._check_file(out)
+            yield from self._check_folder(out) if out.md5.endswith(".dir") else self._check_file(out)
         except OSError as error:
             yield Finding("problem", error.filename or out.path, f"cannot be read ({error.strerror})", "see `latent doctor`")
 

@@ -35,10 +35,9 @@ def _places() -> list[Path]:
     return list(dict.fromkeys(next(there for there in (path, *path.parents) if os.path.lexists(there)) for path in places))
 
 
-def _chmod(path: Path, change: int) -> str:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(mode | change if change > 0 else mode & change)
-    return f"its mode is now {path.stat().st_mode & 0o777:03o}"
+def _chmod(path: Path, mode: int) -> str:
+    path.chmod(stat.S_IMODE(mode))
+    return f"its mode is now {mode & 0o777:03o}"
 
 
 def access() -> Iterator[Finding]:
@@ -61,7 +60,7 @@ def access() -> Iterator[Finding]:
                 cure = f'`sudo chown -R "$USER" {place}`'
                 yield Finding("problem", "access", f"{place} belongs to user {about.st_uid}", cure)
             elif isinstance(error, PermissionError) and not about.st_mode & stat.S_IWUSR:
-                fix = partial(_chmod, place, stat.S_IRWXU)
+                fix = partial(_chmod, place, about.st_mode | stat.S_IRWXU)
                 yield Finding("problem", "access", f"{place} cannot be written", f"`chmod u+rwx {place}`", fix)
             elif not is_known:  # full, read-only and so on, for all of a disk
                 yield Finding("problem", "access", f"{place.absolute()}: {error.strerror}", f"`df -h {place}` shows its disk")
@@ -127,7 +126,7 @@ def permissions() -> Iterator[Finding]:
     """Look for files that other users may change; DVC's databases hold pickles, so who writes them runs code as you."""
     own = [Path(name) for name in (*_WRITTEN, ".dvc", ".git", "mlflow.db")]
     for path in (path for path in own if path.exists() and _is_open(path)):
-        fix = partial(_chmod, path, ~stat.S_IWOTH)
+        fix = partial(_chmod, path, path.stat().st_mode & ~stat.S_IWOTH)
         yield Finding("warning", "permissions", f"every user of this machine may change {path}", f"`chmod o-w {path}`", fix)
     if (databases := _site_cache()).exists() and _is_open(databases) and _is_reachable(databases):
         text = f"`dvc` keeps databases in {databases}, which every user of this machine may replace, and unpickles them"

@@ -22,7 +22,6 @@ from pipeline.errors import reason
 from pipeline.storage import rounded
 from pipeline.tracking import logged_model
 from pipeline.tracking.database import StoreError, load_mlflow
-from pipeline.tracking.grid import tile
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -57,6 +56,14 @@ def text(value: object) -> str:
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the finite metrics, rounded as in DVC's files."""
     return {key: rounded(float(value)) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Return images ``[N, C, H, W]`` in [0, 1] as one uint8 image of ``columns`` columns, gray for one channel, else RGB."""
+    channels, height, width = images.shape[1:]
+    rows = images[: len(images) // columns * columns].reshape(-1, columns, channels, height, width)
+    grid = np.rint(rows.transpose(0, 3, 1, 4, 2).reshape(-1, columns * width, channels) * 255).astype(np.uint8)
+    return cast(np.ndarray, grid[..., 0] if channels == 1 else grid)
 
 
 def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -105,12 +112,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        client: Client | None = None,
-        info: mlflow.entities.RunInfo | None = None,
-        complete: bool = False,
-        resumed: bool = False,
-        pauses: bool = True,
+        self, client: Client | None = None, info: Any = None, complete: bool = False, resumed: bool = False, pauses: bool = True
     ) -> None:
         self._client, self._complete, self._resumed, self._pauses = client, complete, resumed, pauses and not complete
         self.id: str | None = info.run_id if info else None
@@ -120,8 +122,7 @@ class Run:
         self._waiting: list[tuple[str, Callable[[], object]]] = []
         self._pause_end, self._slow, self._left_out, self.added = 0.0, 0.0, False, Counter[str]()
         self.failure = cast(Exception | None, None)
-        self._held = self.record() if complete or resumed else None
-        self._files = self.files() if complete or resumed else {}
+        self._held, self._files = (self.record(), self.files()) if complete or resumed else (None, {})
         self._steps: dict[str, Collection[int]] = {}  # of points that a resumed run holds
 
     @property
@@ -244,7 +245,6 @@ class Run:
 
     def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
         """Log the training data, images of this shape, as an input with its md5 of dvc.lock as the digest."""
-
         if not self._held or not self._held.has_data:
             self.added["inputs"] += 1
             call = partial(logged_model.log_data, name=name, path=path, md5=md5, shape=shape)
@@ -288,9 +288,9 @@ class Run:
         self.flush()
         if status == "FINISHED":
             self._catch_up()
-        if self._complete and self._held and self._held.status == status and not +self.added:
-            return  # it lacked nothing
-        self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
+        lacked_nothing = self._complete and self._held and self._held.status == status and not +self.added
+        if not lacked_nothing:
+            self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:
         return self
