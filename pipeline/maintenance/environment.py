@@ -21,7 +21,7 @@ from pipeline.maintenance.findings import DOCTOR_FIX, Finding
 from pipeline.params import load_params
 from pipeline.startup import cores
 from pipeline.tracking.dvc_lock import LOCKS, read
-from pipeline.tracking.dvc_repo import git, settings
+from pipeline.tracking.dvc_repo import config, git
 
 T = TypeVar("T")
 _OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
@@ -126,7 +126,7 @@ def params() -> Iterator[Finding]:
 
 def dvc() -> Iterator[Finding]:
     """Say where DVC keeps its cache, and whether its remotes are there."""
-    found = settings()
+    found = config()
     local = " (with .dvc/config.local)" if Path(".dvc/config.local").exists() else ""
     yield Finding("ok", "dvc", f"cache {found.objects.parents[1]}, {len(found.remotes)} remotes{local}")
     for name, remote in found.remotes.items():

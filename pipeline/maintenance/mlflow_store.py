@@ -11,7 +11,7 @@ from pipeline.tracking import database, store
 
 def check() -> Iterator[Finding]:
     """Look at the store as a training would, but make none. Raises PipelineError where it cannot be used."""
-    uri, root = store.store_uri(), store.root()
+    uri = store.store_uri()
     shown = redact(uri) + (" (MLFLOW_TRACKING_URI)" if os.environ.get("MLFLOW_TRACKING_URI") else "")
     if file := database.file_of(uri):
         if not file.exists():
@@ -21,16 +21,6 @@ def check() -> Iterator[Finding]:
             cure = f"`mv {quote(str(file))} {quote(str(file))}.damaged && latent sync` makes a new one from DVC's files"
             yield Finding("problem", "mlflow", f"{file} is damaged ({damage})", cure)
             return
-        if file.is_file() and (former := sorted(database.former_roots(file, root))):
-
-            def relocate() -> str:
-                database.prepare(uri, root)
-                return f"{shown} looks in this repository now"
-
-            text = f"{file} looks for its artifacts in {former[0]}, from where the repository came"
-            yield Finding("warning", "mlflow", text, f"{DOCTOR_FIX}, or the next training", relocate)
-            if database.former_roots(file, root):  # not repaired; reading the runs would do it
-                return
     runs = [record for record, _ in store.records()]
     yield Finding("ok", "mlflow", f"{len(runs)} runs in {shown}")
     running = [record for record in runs if record.status == "RUNNING"]

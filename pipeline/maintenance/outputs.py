@@ -13,7 +13,7 @@ from pipeline.errors import IntegrityError, ParamsError
 from pipeline.maintenance.findings import VERIFY_FIX, Finding, Level, remove
 from pipeline.storage import load_arrays, md5, write
 from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
-from pipeline.tracking.dvc_repo import Settings, git
+from pipeline.tracking.dvc_repo import Config, git
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Verification:
     in the workspace that dvc.lock names.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.tracked = settings, set[str]()
+    def __init__(self, config: Config) -> None:
+        self.config, self.tracked = config, set[str]()
         with suppress(ParamsError):  # DVC works without git, too
             self.tracked = set(os.fsdecode(git("ls-files", "-z")).split("\0"))
         self.files, self.size, self.objects, self.whole = 0, 0, set[Path](), dict[str, str]()
@@ -92,7 +92,7 @@ class Verification:
         return "whole" if md5(path) == expected.removesuffix(".dir") else "changed"
 
     def _object(self, hexdigest: str) -> tuple[Path, str]:
-        place = self.settings.object(hexdigest)
+        place = self.config.object(hexdigest)
         self.objects.add(place)
         return place, self._state(place, hexdigest)
 
@@ -102,7 +102,7 @@ class Verification:
             return Finding("warning", out.path, text, f"`git checkout HEAD -- {path}` brings it")
         if cached == "whole":
             return Finding("warning", out.path, text, f"`dvc checkout {path}` brings it")
-        pull = f"`dvc pull {path}` brings it, or " if self.settings.remotes else ""
+        pull = f"`dvc pull {path}` brings it, or " if self.config.remotes else ""
         return Finding("warning", out.path, f"{text}, nor in DVC's cache", f"{pull}`{out.repro}` makes it")
 
     def check(self, out: Output) -> Iterator[Finding]:
@@ -180,7 +180,7 @@ class Verification:
 
     def check_others(self) -> Iterator[Finding]:
         """Yield the damaged objects of the cache that no output checked before has, such as those of experiments."""
-        for place in sorted(self.settings.objects.glob("??/*")):
+        for place in sorted(self.config.objects.glob("??/*")):
             hexdigest = place.parent.name + place.name
             if place not in self.objects and MD5.fullmatch(hexdigest) and self._object(hexdigest)[1] == "changed":
                 text = "an object in DVC's cache, of an experiment or an older commit, is damaged"

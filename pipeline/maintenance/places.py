@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.maintenance.findings import DOCTOR_FIX, Finding, Level, remove
 from pipeline.maintenance.locks import is_held
 from pipeline.storage import is_leftover
-from pipeline.tracking.dvc_repo import Settings, settings
+from pipeline.tracking.dvc_repo import Config, config
 
 NEEDED_GB = 1.0  # both pipelines on MNIST leave 0.3 GB in outputs, DVC's cache, MLflow's artifacts and checkpoints
 _WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", ".dvc/tmp")
@@ -21,16 +21,16 @@ _CHECKPOINTS = Path(".pipeline/checkpoints")
 _OLD_DAYS = 7
 
 
-def _settings() -> Settings | None:
+def _config() -> Config | None:
     try:
-        return settings()
+        return config()
     except PipelineError:  # another check tells
         return None
 
 
 def _places() -> list[Path]:
     """Return the folders that are written to, DVC's cache and the temporary folder included, as far as they exist."""
-    found = _settings()
+    found = _config()
     places = [*map(Path, _WRITTEN), Path(tempfile.gettempdir()), *([found.objects] if found else [])]
     return list(dict.fromkeys(next(there for there in (path, *path.parents) if os.path.lexists(there)) for path in places))
 
@@ -117,7 +117,7 @@ def _is_reachable(path: Path) -> bool:
 def _site_cache() -> Path:
     """Return the folder of a plain ``dvc``'s databases; ``make`` and ``latent`` set one of their own."""
     given, own = os.environ.get("DVC_SITE_CACHE_DIR"), Path(".dvc/tmp/site_cache").absolute()
-    found = _settings()
+    found = _config()
     default = "/var/tmp/dvc"  # noqa: S108 (DVC's own)
     return Path(given if given and Path(given) != own else (found and found.site_cache) or default).expanduser()
 

@@ -14,7 +14,7 @@ from pipeline.maintenance.outputs import Output, Verification, outputs
 from pipeline.maintenance.runs import compare
 from pipeline.tracking import store
 from pipeline.tracking.dvc_lock import LOCKS, Stage, locked_stages
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_repo import config
 
 
 def _findings(check: Verification, locked: list[Output], stages: list[Stage], everything: bool) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def verify(everything: bool = False, fix: bool = False) -> int:
             locks.refuse_while_dvc_runs()
         names = [lock for lock in LOCKS if lock == LOCKS[0] or Path(lock).exists()]  # the second pipeline need not have run
         locked, stages = [out for lock in names for out in outputs(lock)], locked_stages()
-        check = Verification(settings())
+        check = Verification(config())
         levels = show(_findings(check, locked, stages, everything), fix)
     summary = f"{levels['problem']} damaged" if levels["problem"] else "nothing is damaged"
     if levels["fixed"]:

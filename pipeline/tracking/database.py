@@ -98,7 +98,7 @@ def prepare(uri: str, root: Path) -> None:
     if not (file := file_of(uri)):
         return
     try:
-        if _is_whole(file) and not former_roots(file, root):
+        if _is_whole(file) and not _former_roots(file, root):
             return
         with locked(file.parent / ".pipeline" / "mlflow.lock"):
             if not _is_whole(file):
@@ -181,7 +181,7 @@ def _make(file: Path, uri: str, root: Path) -> None:
         raise OSError(reason(error)) from None
 
 
-def former_roots(file: Path, root: Path) -> set[str]:
+def _former_roots(file: Path, root: Path) -> set[str]:
     """Return the folders, other than ``root``, in whose ``mlartifacts`` experiments keep their artifacts.
 
     Only a database in the repository is asked: it holds artifacts of the repository, so another folder is one from which the
@@ -210,7 +210,7 @@ def damage(file: Path) -> str:
 
 def _relocate(file: Path, root: Path) -> None:
     folders = ("/mlartifacts/", "/mlruns/")  # the second is MLflow's own name
-    formers = former_roots(file, root)
+    formers = _former_roots(file, root)
     with _opened(file) as database:
         tables = _tables(database)
         columns = [(table, column) for table in _LOCATIONS if table in tables for column in _LOCATIONS[table]]

@@ -163,7 +163,7 @@ def read_at(commit: str, path: str) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Config:
     """What DVC's configuration says, of the repository, of the user and of the machine together."""
 
     objects: Path  # the folder of the cached files, by md5: ab/cdef...
@@ -175,15 +175,15 @@ class Settings:
         return self.objects / md5[:2] / md5[2:]
 
 
-def settings() -> Settings:
-    """Return DVC's settings. Raises IntegrityError for a wrong configuration, ParamsError for no repository."""
+def config() -> Config:
+    """Return DVC's configuration. Raises IntegrityError for a wrong configuration, ParamsError for no repository."""
     repo = _workspace().repo
     if not repo.dvc_dir:
         raise ParamsError(f"{Path.cwd()} has no folder .dvc; `git checkout HEAD -- .dvc` brings it back")
     cache, databases, remotes = Path(repo.cache.local.path), repo.config["core"].get("site_cache_dir"), repo.config["remote"]
     repo.close()
     # DVC takes the repository from which one was cloned for a remote, if it is on this machine.
-    return Settings(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
+    return Config(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
 
 
 def sources(scratch: Path) -> list[Source]:

@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.maintenance import environment, locks, places
 from pipeline.maintenance.doctor import CHECKS
 from pipeline.maintenance.findings import Finding
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_repo import config
 from tests.conftest import ROOT
 from tests.maintenance.conftest import git
 
@@ -173,7 +173,7 @@ def test_databases_of_dvc_that_everybody_may_replace(whole: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     Path(".dvc/config").write_text("")
     subprocess.run(found.cure.strip("`"), shell=True, check=True)  # noqa: S602
-    assert settings().site_cache == f"{whole}/.cache/dvc_site"
+    assert config().site_cache == f"{whole}/.cache/dvc_site"
     assert (whole / ".cache/dvc_site").stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / ".dvc/tmp/site_cache"))  # as `latent` does
     assert places._site_cache() == whole / ".cache/dvc_site"
