@@ -107,7 +107,7 @@ def versions() -> Iterator[Finding]:
     for command in ("python", "dvc"):
         found = shutil.which(command)
         if found is None or Path(found).parent.resolve() != Path(sys.executable).parent.resolve():
-            text = f"`{command}` is {found or 'not found'}, not that of {sys.prefix}; `dvc repro` starts it"
+            text = f"the command `{command}` is {found or 'missing'}; `dvc repro` needs that of {sys.prefix}"
             yield Finding("warning", "versions", text, f"`source {Path(sys.prefix) / 'bin/activate'}`")
 
 
