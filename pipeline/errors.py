@@ -58,6 +58,12 @@ class DivergedError(PipelineError):
     exit_code = 4
 
 
+class SpaceError(PipelineError):
+    """A place is full, or may not be read or written."""
+
+    exit_code = NO_SPACE
+
+
 class BusyError(PipelineError):
     """Another process uses what this one needs; a later try can succeed."""
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import numpy as np
 
 from pipeline.data import Shape
-from pipeline.errors import reason
+from pipeline.errors import PipelineError, reason
 from pipeline.storage import rounded
 from pipeline.tracking import logged_model
-from pipeline.tracking.database import StoreError, load_mlflow
+from pipeline.tracking.database import load_mlflow
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -72,7 +72,7 @@ def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
 
 def warn(error: Exception) -> None:
     """Print that MLflow failed, and what brings back the run, which for one that DVC did not start is nothing."""
-    when = "once this is mended" if isinstance(error, StoreError) else "later"
+    when = "once this is mended" if isinstance(error, PipelineError) else "later"
     then = f", {SYNC} restores the run {when}" if os.environ.get("DVC_STAGE") else " without it"
     print(f"warning: MLflow failed ({reason(error)}); the work goes on{then}", file=sys.stderr)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, reason, redact
 from pipeline.startup import repository_root
 from pipeline.tracking import database
-from pipeline.tracking.database import StoreError, load_mlflow
+from pipeline.tracking.database import load_mlflow
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
 
 FINGERPRINT = "fingerprint"
@@ -48,7 +48,7 @@ def store_uri() -> str:
 def connect(name: str | None = None) -> tuple[Client, str]:
     """Return a client and the id of an experiment (``name``, MLFLOW_EXPERIMENT_NAME or the default); create what is missing.
 
-    Raises StoreError for a store that cannot be used, and whatever MLflow raises.
+    Raises PipelineError for a store that cannot be used, and whatever MLflow raises.
     """
     uri = store_uri()
     database.prepare(uri, root())
@@ -66,7 +66,7 @@ def connect(name: str | None = None) -> tuple[Client, str]:
                 raise
     if found.lifecycle_stage != "active":
         restore = f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
-        raise StoreError(f"the MLflow experiment {name} was deleted; {restore} brings it back, or set MLFLOW_EXPERIMENT_NAME")
+        raise PipelineError(f"the MLflow experiment {name} was deleted; {restore} brings it back, or set MLFLOW_EXPERIMENT_NAME")
     return client, found.experiment_id
 
 

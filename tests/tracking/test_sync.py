@@ -20,7 +20,7 @@ from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import Params
 from pipeline.storage import md5, save_json
-from pipeline.tracking import dvc_files, events, sync
+from pipeline.tracking import dvc_files, events
 from pipeline.tracking import store as tracking
 from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_lock import Stage
