@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -23,7 +23,6 @@ from pipeline.startup import cores
 from pipeline.tracking.dvc_lock import LOCKS, read
 from pipeline.tracking.dvc_repo import config, git
 
-T = TypeVar("T")
 _OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
@@ -67,7 +66,7 @@ def line_ends() -> Iterator[Finding]:
         yield Finding("problem", "line ends", text, DOCTOR_FIX, convert)
 
 
-def _read(name: str, parse: Callable[[str], T]) -> T:
+def _read(name: str, parse: Callable[[str], Any]) -> Any:
     """Return what a file that git tracks says. Raises PipelineError where it cannot be read."""
     try:
         return parse(Path(name).read_text(encoding="utf-8"))

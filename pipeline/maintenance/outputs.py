@@ -92,7 +92,7 @@ class Verification:
         return "whole" if md5(path) == expected.removesuffix(".dir") else "changed"
 
     def _object(self, hexdigest: str) -> tuple[Path, str]:
-        place = self.config.object(hexdigest)
+        place = self.config.objects / hexdigest[:2] / hexdigest[2:]
         self.objects.add(place)
         return place, self._state(place, hexdigest)
 

@@ -166,13 +166,9 @@ def read_at(commit: str, path: str) -> bytes | None:
 class Config:
     """What DVC's configuration says, of the repository, of the user and of the machine together."""
 
-    objects: Path  # the folder of the cached files, by md5: ab/cdef...
+    objects: Path  # the folder of the cached files, by md5: ab/cdef..., with .dir at its end for a folder's list of files
     site_cache: str | None  # core.site_cache_dir, the folder of DVC's databases of all repositories
     remotes: Mapping[str, Mapping[str, Any]]
-
-    def object(self, md5: str) -> Path:
-        """Return the place of the cached file with this md5, which ends in ``.dir`` for a folder's list of files."""
-        return self.objects / md5[:2] / md5[2:]
 
 
 def config() -> Config:
