@@ -15,7 +15,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test check audit torture ui lock clean
+.PHONY: help env repro claims test coverage check audit torture ui lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ claims: env ## Run both pipelines: also the comparison models and the ledger of 
 
 test: env ## Run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+coverage: env ## Run the tests and print the lines that none of them runs
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report term-missing:skip-covered --cov-fail-under 92
 
 check: env ## Lint, format and type checks, the same as pre-commit and CI
 	$(BIN)/ruff check .
