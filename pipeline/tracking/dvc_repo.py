@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -191,9 +190,11 @@ def sources(scratch: Path) -> list[Source]:
         return Source(_at(commit, workspace), scratch, commit, exp_tags)
 
     # dvc.api lists the experiments of given baselines only; git lists all.
-    listed = b""
-    with suppress(ParamsError):  # DVC works without git, too
+    try:
         listed = git("for-each-ref", "--sort=committerdate", "--format=%(objectname) %(refname:lstrip=2)", "refs/exps/")
+    except ParamsError as error:  # DVC works without git, too
+        click.echo(f"note: no experiment is read ({error})", err=True)
+        listed = b""
     baselines, experiments = dict[str, Source](), list[Source]()
     for commit, ref in map(str.split, listed.decode().splitlines()):
         baseline, _, name = ref.replace("/", "", 1).partition("/")

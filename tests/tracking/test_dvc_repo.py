@@ -136,6 +136,16 @@ def test_damaged_lock_of_an_experiment_is_named_and_left_out(tmp_path: Path, cap
 
 
 @pytest.mark.usefixtures("repository")
+def test_without_git_the_workspace_is_read_and_a_note_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (source,) = sources(tmp_path / "scratch")
+    assert source.stages
+    assert capsys.readouterr().err == "note: no experiment is read (git is not installed)\n"
+
+
+@pytest.mark.usefixtures("repository")
 def test_wrong_configuration_and_no_repository_are_one_line(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     write(".dvc/config.local", "[cache\n")
     with pytest.raises(IntegrityError, match=r"^DVC cannot read its configuration \(.*config.*\); correct it"):
