@@ -11,13 +11,7 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import PipelineError, one_line
-
-
-def _root() -> Path | None:
-    """Return the repository's root, if the current folder is one of its sub-folders."""
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
-    return None if root == here else root
+from pipeline.startup import repository_root
 
 
 class PathFromHere(click.Path):
@@ -87,7 +81,7 @@ def main(context: click.Context) -> None:
 
     It works in the root of the repository, wherever it is called there. `dvc repro` runs the pipeline itself.
     """
-    if root := _root():
+    if (root := repository_root()) != Path.cwd():
         context.obj = Path.cwd()
         click.echo(f"note: working in {root}", err=True)
         os.chdir(root)

@@ -58,6 +58,12 @@ class DivergedError(PipelineError):
     exit_code = 4
 
 
+class SpaceError(PipelineError):
+    """A place is full, or may not be read or written."""
+
+    exit_code = NO_SPACE
+
+
 class BusyError(PipelineError):
     """Another process uses what this one needs; a later try can succeed."""
 
@@ -82,6 +88,12 @@ def redact(text: str) -> str:
     for pattern, shown in _IN_URLS:
         text = pattern.sub(shown, text)
     return text
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
+    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
+    return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
 def describe(error: Exception) -> tuple[str, int] | None:

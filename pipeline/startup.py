@@ -1,4 +1,4 @@
-"""Functions that entry points call before heavy imports: signals, damaged bytecode, and how OpenMP's threads wait."""
+"""What entry points need before heavy imports: signals, damaged bytecode, the root, and how OpenMP's threads wait."""
 
 import ctypes
 import marshal
@@ -7,6 +7,13 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
+
+
+def repository_root() -> Path:
+    """Return the nearest folder with DVC's folder, from the current one up, else the current one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
 
 
 def cores() -> set[int]:
@@ -62,17 +69,14 @@ def _stop(signum: int, frame: object) -> None:
 
 def _delete_damaged_bytecode() -> None:
     """Delete the compiled files of this project that Python has cut on a full disk: no import of them would succeed again."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for package in ("pipeline", "stages"):
-        for folder, _, names in os.walk(os.path.join(root, package)):
-            for path in (os.path.join(folder, name) for name in names if name.endswith(f"{sys.implementation.cache_tag}.pyc")):
-                try:
-                    with open(path, "rb") as file:
-                        marshal.loads(file.read()[16:])  # noqa: S302 (what an import does) after the header
-                except (EOFError, TypeError, ValueError):
-                    os.unlink(path)
-                except OSError:  # deleted by another process
-                    continue
+        for path in (Path(__file__).parents[1] / package).rglob(f"*.{sys.implementation.cache_tag}.pyc"):
+            try:
+                marshal.loads(path.read_bytes()[16:])  # noqa: S302 (what an import does) after the header
+            except (EOFError, TypeError, ValueError):
+                path.unlink()
+            except OSError:  # deleted by another process
+                continue
 
 
 def begin() -> None:

@@ -1,2 +1,2 @@
 """``latent doctor`` and ``latent verify``: find what is broken in a repository, its environment and its stored files.
-May import tracking, the loaders of files, params, startup, storage and errors."""
+May import tracking, params, runtime, startup, storage and errors."""

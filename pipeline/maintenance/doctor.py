@@ -1,24 +1,21 @@
 """``latent doctor``: checks of everything around a run, each on its own, so that one works when the others cannot."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import click
 
-from pipeline.errors import describe, redact
+from pipeline.errors import describe
 from pipeline.maintenance import environment, locks, mlflow_store, places
-from pipeline.maintenance.findings import Finding, Level
+from pipeline.maintenance.findings import Finding, show
 from pipeline.tracking import store
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "repository": environment.repository,
     "versions": environment.versions,
-    "bytecode": places.bytecode,
     "line ends": environment.line_ends,
     "params": environment.params,
-    "device": environment.device,
     "access": places.access,
     "space": places.space,
     "permissions": places.permissions,
@@ -31,8 +28,12 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 
 def _findings(name: str) -> Iterator[Finding]:
     """Yield what a check finds, and its error as a finding."""
+    found = None
     try:
-        yield from CHECKS[name]()
+        for found in CHECKS[name]():
+            yield found
+        if not found:
+            yield Finding("ok", name, "nothing is wrong")
     except Exception as error:  # a check must not stop the others, whatever is broken
         known = describe(error)
         yield Finding("problem", name, known[0] if known else f"could not be checked ({type(error).__name__}: {error})")
@@ -40,12 +41,8 @@ def _findings(name: str) -> Iterator[Finding]:
 
 def doctor(fix: bool = False) -> int:
     """Print what the checks find, a line each, and repair on demand what loses nothing; return 1 where a problem is left."""
-    levels = Counter[Level]()
     with chdir(store.root() if store.root().is_dir() else Path()):
-        for finding in (finding for name in CHECKS for finding in _findings(name)):
-            done = finding.repaired() if fix else finding
-            levels[done.level] += 1
-            click.echo(redact(str(done)))
+        levels = show((finding for name in CHECKS for finding in _findings(name)), fix)
     repaired = f", {levels['fixed']} repaired" if fix else ""
     click.echo(f"doctor: {levels['problem']} problems, {levels['warning']} warnings{repaired}")
     return int(levels["problem"] > 0)

@@ -3,40 +3,27 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import PipelineError
-from pipeline.maintenance.findings import Finding
-from pipeline.maintenance.outputs import read_lock
+from pipeline.errors import PipelineError, reason
+from pipeline.maintenance.findings import DOCTOR_FIX, Finding
 from pipeline.params import load_params
 from pipeline.startup import cores
-from pipeline.tracking.dvc_lock import LOCKS
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_lock import LOCKS, read
+from pipeline.tracking.dvc_repo import config, git
 
-T = TypeVar("T")
 _OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
-
-
-def git(*arguments: str) -> str:
-    """Return what a git command prints. Raises PipelineError where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, errors="replace")
-    except FileNotFoundError:
-        raise PipelineError("git is not installed") from None
-    except subprocess.CalledProcessError as error:
-        raise PipelineError(error.stderr.strip()) from None
-    return done.stdout
 
 
 def repository() -> Iterator[Finding]:
@@ -45,12 +32,9 @@ def repository() -> Iterator[Finding]:
     if not Path("dvc.yaml").exists():
         yield Finding("problem", "repository", f"{here} has no dvc.yaml", "`cd` to the folder that you cloned")
     try:
-        is_shallow = git("rev-parse", "--is-shallow-repository").strip() == "true"
-        if is_shallow:
+        if git("rev-parse", "--is-shallow-repository") == b"true\n":
             text = "a shallow clone, in which `dvc exp run --temp` and `--queue` lose experiments"
             yield Finding("warning", "repository", text, "`git fetch --unshallow`")
-        else:
-            yield Finding("ok", "repository", str(here))
     except PipelineError as error:
         yield Finding("problem", "repository", str(error), "DVC and `latent sync` need git: clone the repository with it")
     if not str(here).isascii():
@@ -59,7 +43,7 @@ def repository() -> Iterator[Finding]:
     for lock in (lock for lock in LOCKS if lock == LOCKS[0] or Path(lock).exists()):
         try:
             _read(lock.replace(".lock", ".yaml"), lambda text: YAML(typ="safe", pure=True).load(text)["stages"].keys())
-            yield Finding("ok", "repository", f"{lock} names {len(read_lock(lock))} stages")
+            yield Finding("ok", "repository", f"{lock} names {len(read(lock))} stages")
         except PipelineError as error:
             yield Finding("problem", "repository", str(error))
     if found := [name for name in _OF_A_STAGE if name in os.environ]:
@@ -69,7 +53,7 @@ def repository() -> Iterator[Finding]:
 
 def line_ends() -> Iterator[Finding]:
     """Look for files that git holds with Unix's line ends and that are here with those of Windows: their md5 is another one."""
-    listed = [entry.partition("\t") for entry in git("ls-files", "--eol", "-z").split("\0")]
+    listed = [entry.partition("\t") for entry in os.fsdecode(git("ls-files", "--eol", "-z")).split("\0")]
     changed = [Path(path) for about, _, path in listed if about.startswith("i/lf") and ("w/crlf" in about or "w/mixed" in about)]
 
     def convert() -> str:
@@ -79,27 +63,21 @@ def line_ends() -> Iterator[Finding]:
 
     if changed:
         text = f"{len(changed)} files have the line ends of Windows, so that DVC runs their stages again, the first {changed[0]}"
-        yield Finding("problem", "line ends", text, "`git config core.autocrlf input && latent doctor --fix`", convert)
-    else:
-        yield Finding("ok", "line ends", "the files are as git holds them")
+        yield Finding("problem", "line ends", text, DOCTOR_FIX, convert)
 
 
-def _read(name: str, parse: Callable[[str], T]) -> T:
+def _read(name: str, parse: Callable[[str], Any]) -> Any:
     """Return what a file that git tracks says. Raises PipelineError where it cannot be read."""
     try:
         return parse(Path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
-        text = f"{name} cannot be read ({' '.join(str(error).split())[:120]})"
+        text = f"{name} cannot be read ({reason(error):.120})"
         raise PipelineError(f"{text}; `git checkout HEAD -- {name}` brings the committed one back") from None
 
 
 def _locked(text: str) -> list[Requirement]:
     packages = [Requirement(line.strip(" \\")) for line in text.splitlines() if re.match(r"\w", line)]
     return [package for package in packages if not package.marker or package.marker.evaluate()]
-
-
-def _name(package: str) -> str:
-    return re.split(r"[\[<>=!~ ;]", package)[0].lower().replace("_", "-")
 
 
 def versions() -> Iterator[Finding]:
@@ -109,13 +87,13 @@ def versions() -> Iterator[Finding]:
     if not SpecifierSet(project["requires-python"]).contains(python):
         text = f"Python {python}; needed is {project['requires-python']}"
         yield Finding("problem", "versions", text, "`rm -r .venv`, then `make env PYTHON=python3.11` with such a one")
-    needed, missing, other = set(map(_name, project["dependencies"])), [], []
+    needed, missing, other = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}, [], []
     for package in _read("requirements.lock", _locked):
         try:
             if not package.specifier.contains(installed := version(package.name), prereleases=True):
                 other.append(f"{package.name} {installed} instead of {str(package.specifier).strip('=')}")
         except PackageNotFoundError:
-            if _name(package.name) in needed:
+            if canonicalize_name(package.name) in needed:
                 missing.append(package.name)
     if missing:
         yield Finding("problem", "versions", f"not installed: {', '.join(missing)}", "`make env`")
@@ -128,41 +106,26 @@ def versions() -> Iterator[Finding]:
     for command in ("python", "dvc"):
         found = shutil.which(command)
         if found is None or Path(found).parent.resolve() != Path(sys.executable).parent.resolve():
-            text = f"`{command}` is {found or 'not found'}, not that of {sys.prefix}; `dvc repro` starts it"
+            text = f"the command `{command}` is {found or 'missing'}; `dvc repro` needs that of {sys.prefix}"
             yield Finding("warning", "versions", text, f"`source {Path(sys.prefix) / 'bin/activate'}`")
 
 
 def params() -> Iterator[Finding]:
-    """Check params.yaml, and its threads against the cores."""
-    given = load_params()
-    yield Finding("ok", "params", "params.yaml is valid")
-    count = len(cores())
+    """Check params.yaml, its threads against the cores, and its device against the machine."""
+    from pipeline.runtime import choose_device  # imports torch
+
+    given, count = load_params(), len(cores())
     for key, threads in (("train.threads", given.train.threads), ("pool.threads", given.pool.threads)):
         if threads > count:
             text = f"{key} is {threads}, this process has {count} cores: more threads are slower by far"
             yield Finding("warning", "params", text, f"set {key} to {count} in params.yaml (it changes the last bits)")
-
-
-def device() -> Iterator[Finding]:
-    """Say where a training would compute."""
-    import torch
-
-    found = [name for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
-    cuda = f" ({torch.cuda.get_device_name()})" if "cuda" in found else ""
-    text = f"{', '.join([*found, 'cpu'])}{cuda}, {len(cores())} cores"
-    try:
-        wanted = load_params().train.device
-    except PipelineError:  # another check tells
-        wanted = "auto"
-    if wanted not in ("auto", "cpu", *found):
-        yield Finding("problem", "device", f"train.device is {wanted}; here is {text}", "set train.device to auto in params.yaml")
-    else:
-        yield Finding("ok", "device", f"train.device is {wanted}; here is {text}")
+    device, why = choose_device(given.train.device)
+    yield Finding("ok", "params", f"params.yaml is valid; trainings compute on {device} ({why}), {count} cores")
 
 
 def dvc() -> Iterator[Finding]:
     """Say where DVC keeps its cache, and whether its remotes are there."""
-    found = settings()
+    found = config()
     local = " (with .dvc/config.local)" if Path(".dvc/config.local").exists() else ""
     yield Finding("ok", "dvc", f"cache {found.objects.parents[1]}, {len(found.remotes)} remotes{local}")
     for name, remote in found.remotes.items():

@@ -4,23 +4,27 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from pipeline.errors import BusyError
-from pipeline.maintenance.findings import Finding
+from pipeline.maintenance.findings import Finding, remove
+from pipeline.tracking import store
 
 _RWLOCK = Path(".dvc/tmp/rwlock")
 
 
-def is_alive(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
+def _command(pid: int) -> list[str]:
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        return list(psutil.Process(pid).cmdline())
     except psutil.Error:
-        return False
+        return []
+
+
+def _is_dvc(pid: int) -> bool:
+    return any("dvc" in part for part in _command(pid))
 
 
 def name_of(pid: int) -> str:
@@ -29,10 +33,7 @@ def name_of(pid: int) -> str:
     >>> name_of(0)
     'process 0'
     """
-    try:
-        command = " ".join(os.path.basename(part) for part in psutil.Process(pid).cmdline()[:4])
-    except psutil.Error:
-        command = ""
+    command = " ".join(os.path.basename(part) for part in _command(pid)[:4])
     return f"process {pid}" + (f" ({command})" if command else "")
 
 
@@ -46,82 +47,46 @@ def is_held(path: Path) -> bool:
         return False
 
 
-def _read_rwlock() -> dict[str, Any]:
-    """Return the paths that DVC's commands read and write, each with the command's process; {} where there are none."""
+def _users() -> dict[int, str] | None:
+    """Return the living processes that DVC's own lock file names, with what they do; None where DVC did not write the file."""
     try:
         held = json.loads(_RWLOCK.read_bytes())
-        return {
-            f"{kind} {path}": infos if isinstance(infos, list) else [infos]
-            for kind in ("write", "read")
-            for path, infos in held.get(kind, {}).items()
-        }
+        infos = [(kind, path, info) for kind in ("write", "read") for path, info in held.get(kind, {}).items()]
+        users = [(f"{kind} {path}", user) for kind, path, info in infos for user in (info if isinstance(info, list) else [info])]
+        return {pid: what for what, user in users if store.process(pid := int(user["pid"]))}
     except FileNotFoundError:
         return {}
-
-
-def _users() -> dict[int, str]:
-    """Return the living processes that use the outputs of a stage through DVC, with what they do."""
-    found = {}
-    for what, infos in _read_rwlock().items():
-        for info in infos:
-            if is_alive(int(info["pid"])):
-                found[int(info["pid"])] = what
-    return found
-
-
-def _is_dvc(pid: int) -> bool:
-    try:
-        return any("dvc" in part for part in psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def refuse_while_dvc_runs() -> None:
     """Raise BusyError when a command of DVC works on the outputs of a stage."""
-    try:
-        running = [pid for pid in _users() if _is_dvc(pid)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no JSON of DVC; `latent doctor` tells
-        return
-    if running:
+    if running := [pid for pid in _users() or {} if _is_dvc(pid)]:
         raise BusyError(f"{name_of(running[0])} works on the outputs of a stage; wait for it, then run again")
 
 
-def _remove(path: Path) -> str:
-    path.unlink()
-    return f"removed {path}"
-
-
 def _rwlock() -> Iterator[Finding]:
-    broken = f"{_RWLOCK} is not what DVC writes, and every command of DVC will refuse it"
-    try:
-        users = _users()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        guard = _RWLOCK.with_name("rwlock.lock")
-        if not (guard.exists() and is_held(guard)):  # else DVC is writing it
-            yield Finding("problem", "locks", broken, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
-        return
-    for pid, what in users.items():
+    wrong = partial(Finding, "problem", "locks", cure=f"`rm {_RWLOCK}`", fix=partial(remove, _RWLOCK))
+    guard, users = _RWLOCK.with_name("rwlock.lock"), _users()
+    if users is None and not (guard.exists() and is_held(guard)):  # else DVC is writing it
+        yield wrong(f"{_RWLOCK} is not what DVC writes, and every command of DVC will refuse it")
+    for pid, what in (users or {}).items():
         if _is_dvc(pid):
             yield Finding("warning", "locks", f"{name_of(pid)} uses ({what})", f"wait for it, or stop it: `kill {pid}`")
         else:
-            text = f"{_RWLOCK} names {name_of(pid)} as DVC, which it is not"
-            yield Finding("problem", "locks", text, f"`rm {_RWLOCK}`", lambda: _remove(_RWLOCK))
+            yield wrong(f"{_RWLOCK} names {name_of(pid)} as DVC, which it is not")
 
 
 def check() -> Iterator[Finding]:
     """Name the process that holds a lock, and the locks that nobody can release."""
-    found = list(_rwlock())
-    yield from found
-    free = not found
-    for path in [Path(".dvc/tmp/lock"), Path(".pipeline/mlflow.lock"), *Path(".pipeline/checkpoints").glob("*/*/lock")]:
+    yield from _rwlock()
+    ours = Path(".pipeline")
+    for path in [Path(".dvc/tmp/lock"), *ours.glob("*.lock"), *ours.glob("checkpoints/*/*/lock")]:
         if path.is_file() and is_held(path):
-            free = False
             pid = path.read_text().strip()
             holder = name_of(int(pid)) if pid.isdigit() else "a process"
             stop = f", or stop it: `kill {pid}`" if pid.isdigit() else f": `fuser {path}` names it"
             yield Finding("warning", "locks", f"{path} is held by {holder}", f"wait for it{stop}")
     if (path := Path(".git/index.lock")).exists():
-        free = False
         yield Finding("warning", "locks", f"{path} is there: a git command runs or was killed", f"if none runs: `rm {path}`")
-    if free:
-        yield Finding("ok", "locks", "no other process holds a lock of this repository")

@@ -5,21 +5,14 @@ from collections.abc import Iterator
 from shlex import quote
 
 from pipeline.errors import redact
-from pipeline.maintenance.findings import Finding
+from pipeline.maintenance.findings import DOCTOR_FIX, Finding
 from pipeline.tracking import database, store
-
-FIX = "`latent doctor --fix`"
-
-
-def _end_stale_runs() -> str:
-    return f"ended {len(store.end_stale_runs())}"
 
 
 def check() -> Iterator[Finding]:
     """Look at the store as a training would, but make none. Raises PipelineError where it cannot be used."""
-    uri, root = store.store_uri(), store.root()
-    set_by = " (MLFLOW_TRACKING_URI)" if os.environ.get("MLFLOW_TRACKING_URI") else ""
-    shown = f"{redact(uri)}{set_by}"
+    uri = store.store_uri()
+    shown = redact(uri) + (" (MLFLOW_TRACKING_URI)" if os.environ.get("MLFLOW_TRACKING_URI") else "")
     if file := database.file_of(uri):
         if not file.exists():
             yield Finding("ok", "mlflow", f"no store yet; the first training or `latent sync` makes {shown}")
@@ -28,23 +21,13 @@ def check() -> Iterator[Finding]:
             cure = f"`mv {quote(str(file))} {quote(str(file))}.damaged && latent sync` makes a new one from DVC's files"
             yield Finding("problem", "mlflow", f"{file} is damaged ({damage})", cure)
             return
-        if file.is_file() and (former := sorted(database.former_roots(file, root))):
-            text = f"{file} looks for its artifacts in {former[0]}, from where the repository came"
-            yield Finding("warning", "mlflow", text, f"{FIX}, or the next training", lambda: _relocate(uri, shown))
-            if database.former_roots(file, root):
-                return
     runs = [record for record, _ in store.records()]
     yield Finding("ok", "mlflow", f"{len(runs)} runs in {shown}")
-    if stale := [record for record, _ in store.stale_runs()]:
+    running = [record for record in runs if record.status == "RUNNING"]
+    if stale := [record for record in running if not store.may_be_written(record)]:
         text = f"{len(stale)} runs are RUNNING whose process was killed, the newest {stale[0].name}"
-        yield Finding("warning", "mlflow", text, FIX, _end_stale_runs)
-    for record in runs:
-        if record.status == "RUNNING" and store.PROCESS not in record.tags:
-            text = f"{record.name} is RUNNING, by a version that did not note its process"
-            command = f"MLFLOW_TRACKING_URI={quote(redact(uri))} mlflow runs delete --run-id {record.id}"
-            yield Finding("warning", "mlflow", text, f"if nothing trains it: `{command}`")
-
-
-def _relocate(uri: str, shown: str) -> str:
-    database.prepare(uri, store.root())
-    return f"{shown} looks in this repository now"
+        yield Finding("warning", "mlflow", text, DOCTOR_FIX, lambda: f"ended {len(store.end_stale_runs())}")
+    for record in (record for record in running if store.PROCESS not in record.tags):
+        command = f"MLFLOW_TRACKING_URI={quote(redact(uri))} mlflow runs delete --run-id {record.id}"
+        text = f"{record.name} is RUNNING, by a version that did not note its process"
+        yield Finding("warning", "mlflow", text, f"if nothing trains it: `{command}`")

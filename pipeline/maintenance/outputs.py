@@ -2,44 +2,18 @@
 
 import json
 import os
-import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from pipeline.errors import IntegrityError, PipelineError
-from pipeline.maintenance.findings import Finding, Level
-from pipeline.storage import md5, write
-from pipeline.tracking.dvc_lock import LOCKS, Stage, folder_list, folder_md5
-from pipeline.tracking.dvc_repo import Settings
-
-
-def _loader(module: str) -> Callable[[Path], object] | None:
-    """Return what reads the arrays that a module of stages/ writes."""
-    if module == "download":
-        from pipeline.data import load_dataset
-
-        return load_dataset
-    if module in ("train", "train_comparison"):
-        from pipeline.models.weights import load_weights  # imports torch
-
-        return load_weights
-    if module == "train_classifier":
-        from pipeline.classifier import load_classifier
-
-        return load_classifier
-    if module in ("evaluate", "evaluate_comparison"):
-        from pipeline.evaluation.results import load_results
-
-        return load_results
-    return None
+from pipeline.errors import IntegrityError, ParamsError
+from pipeline.maintenance.findings import VERIFY_FIX, Finding, Level, remove
+from pipeline.storage import load_arrays, md5, write
+from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
+from pipeline.tracking.dvc_repo import Config, git
 
 
 @dataclass(frozen=True)
@@ -48,88 +22,39 @@ class Output:
 
     path: str
     md5: str
-    module: str = ""  # which module of stages/ makes it
+    is_ours: bool = False  # whether a stage of this package makes it
     repro: str = "dvc repro"  # the command that makes it
 
     @property
     def cure(self) -> str:
         """What to do when it is damaged."""
-        return f"`latent verify --fix`, then `{self.repro}`"
+        return f"{VERIFY_FIX}, then `{self.repro}`"
 
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder."""
-        return self.md5.endswith(".dir")
-
-    def is_loaded(self) -> bool:
-        """Read the file as the package does; return whether it can, which is so for arrays alone.
-
-        Raises IntegrityError where the content is not what the package writes.
-        """
-        load = _loader(self.module) if self.path.endswith(".safetensors") else None
-        if load:
-            load(Path(self.path))
-        return load is not None
-
-    def is_whole(self) -> bool:
-        """Return whether the file's own checksum says that it is whole; False for a kind of file that has none."""
+    def checksum_error(self) -> str | None:
+        """Return what the file's own checksum finds wrong, empty where that is nothing, None for a file that has none."""
+        if not (self.is_ours and self.path.endswith(".safetensors")):
+            return None
         try:
-            return self.is_loaded()
-        except PipelineError:
-            return False
+            load_arrays(self.path)
+        except IntegrityError as error:
+            return str(error).removeprefix(f"{self.path}: ").partition(";")[0]
+        return ""
 
 
-def _is_safe(path: str, hexdigest: str) -> bool:
-    """Return whether a path stays below the root and the md5 is one; --fix deletes files by them."""
-    pure = PurePosixPath(path)
-    return not (pure.is_absolute() or ".." in pure.parts) and bool(re.fullmatch(r"[0-9a-f]{32}(\.dir)?", hexdigest))
+def _is_below(path: str) -> bool:
+    """Return whether a path stays in its folder; --fix deletes files by it."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
-def read_lock(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the stages of a lock file in the workspace. Raises IntegrityError, with the way out, where it holds none."""
-    restore = f"restore it with `git checkout HEAD -- {path}` (in a merge: your side) or delete it, then run `dvc repro`"
-    try:
-        content = Path(path).read_bytes()
-        if b"\n<<<<<<< " in b"\n" + content:
-            raise IntegrityError(f"{path}: has the conflict markers of a merge; {restore}")
-        stages = YAML(typ="safe", pure=True).load(content)["stages"]
-        outs = [out for entry in stages.values() for out in entry.get("outs", [])]
-        if not all(isinstance(out["path"], str) and isinstance(out.get("md5", ""), str) for out in outs):
-            raise TypeError("a path or an md5 that is no text")
-        return dict(stages)
-    except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro`") from None
-    except (OSError, YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path}: not a lock file of DVC ({' '.join(str(error).split())[:120]}); {restore}") from None
-
-
-def outputs(lock: str, stages: Mapping[str, Mapping[str, Any]]) -> list[Output]:
-    """Return the outputs of the stages of a lock file. Raises IntegrityError where one leads out of the repository."""
+def outputs(lock: str) -> list[Output]:
+    """Return the outputs that a lock file names. Raises IntegrityError when it is damaged or names one outside the repository."""
     found, repro = [], "dvc repro" if lock == LOCKS[0] else "dvc repro -P"
-    for name, entry in stages.items():
-        stage = Stage.of(name, entry)
-        for out in entry.get("outs", []):
-            if out.get("hash") == "md5":
-                if not _is_safe(out["path"], out.get("md5", "")):
-                    raise IntegrityError(f"{lock}: {out['path']!r} with md5 {out.get('md5')} is no output of this repository")
-                found.append(Output(out["path"], out["md5"], stage.module if stage else "", repro))
+    for stage in read(lock):
+        for path, hexdigest in ({} if stage.is_dvc2 else stage.outs).items():
+            if not _is_below(path):
+                raise IntegrityError(f"{lock}: {path!r} is no output of this repository")
+            found.append(Output(path, hexdigest, bool(stage.module), repro))
     return found
-
-
-def tracked_by_git() -> set[str]:
-    """Return the paths that git tracks, none where there is no git."""
-    try:
-        listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return set()
-    return set(listed.stdout.split("\0"))
-
-
-def _remove(*paths: Path) -> str:
-    gone = [path for path in paths if path.is_symlink() or path.exists()]
-    for path in gone:
-        path.unlink()
-    return f"removed {' and '.join(map(str, gone))}"
 
 
 def _cache(content: bytes, place: Path) -> str:
@@ -139,7 +64,7 @@ def _cache(content: bytes, place: Path) -> str:
 
 
 def _touch(paths: list[Path], damaged: list[Path]) -> str:
-    _remove(*damaged)
+    remove(*damaged)
     for path in paths:
         os.utime(path)  # DVC hashes a file again if its time differs
     return "marked as changed, so that `dvc repro` makes it again"
@@ -152,8 +77,10 @@ class Verification:
     in the workspace that dvc.lock names.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.tracked = settings, tracked_by_git()
+    def __init__(self, config: Config) -> None:
+        self.config, self.tracked = config, set[str]()
+        with suppress(ParamsError):  # DVC works without git, too
+            self.tracked = set(os.fsdecode(git("ls-files", "-z")).split("\0"))
         self.files, self.size, self.objects, self.whole = 0, 0, set[Path](), dict[str, str]()
 
     def _state(self, path: Path, expected: str) -> str:
@@ -165,7 +92,7 @@ class Verification:
         return "whole" if md5(path) == expected.removesuffix(".dir") else "changed"
 
     def _object(self, hexdigest: str) -> tuple[Path, str]:
-        place = self.settings.object(hexdigest)
+        place = self.config.objects / hexdigest[:2] / hexdigest[2:]
         self.objects.add(place)
         return place, self._state(place, hexdigest)
 
@@ -175,13 +102,13 @@ class Verification:
             return Finding("warning", out.path, text, f"`git checkout HEAD -- {path}` brings it")
         if cached == "whole":
             return Finding("warning", out.path, text, f"`dvc checkout {path}` brings it")
-        pull = f"`dvc pull {path}` brings it, or " if self.settings.remotes else ""
+        pull = f"`dvc pull {path}` brings it, or " if self.config.remotes else ""
         return Finding("warning", out.path, f"{text}, nor in DVC's cache", f"{pull}`{out.repro}` makes it")
 
     def check(self, out: Output) -> Iterator[Finding]:
         """Yield what is wrong with an output in the workspace and in the cache."""
         try:
-            yield from self._check_folder(out) if out.is_folder else self._check_file(out)
+            yield from self._check_folder(out) if out.md5.endswith(".dir") else self._check_file(out)
         except OSError as error:
             yield Finding("problem", error.filename or out.path, f"cannot be read ({error.strerror})", "see `latent doctor`")
 
@@ -196,29 +123,27 @@ class Verification:
             return Finding("problem", out.path, text + both, out.cure, fix)
 
         if here == "whole":
-            try:
-                out.is_loaded()
-            except PipelineError as error:
-                text = f"is what dvc.lock names, yet {str(error).removeprefix(f'{out.path}: ').partition(';')[0]}"
-                yield Finding("problem", out.path, text, out.cure, partial(_remove, path, place))
+            if error := out.checksum_error():
+                text = f"is what dvc.lock names, yet {error}"
+                yield Finding("problem", out.path, text, out.cure, partial(remove, path, place))
                 return
             self.whole[out.path] = out.md5
             if damaged or (cached == "missing" and not in_git):
                 text = f"its object in DVC's cache is {'damaged' if damaged else 'missing'} ({place})"
                 level: Level = "problem" if damaged else "warning"
-                yield Finding(level, out.path, text, "`latent verify --fix`", lambda: _cache(path.read_bytes(), place))
+                yield Finding(level, out.path, text, VERIFY_FIX, lambda: _cache(path.read_bytes(), place))
         elif here == "missing":
             if damaged:
                 text = f"its object in DVC's cache is damaged ({place})"
-                yield Finding("problem", out.path, text, out.cure, partial(_remove, place))
+                yield Finding("problem", out.path, text, out.cure, partial(remove, place))
             else:
                 yield self._missing(out, in_git, cached)
         elif in_git:
             yield problem("differs from dvc.lock", partial(_touch, [path], damaged))
-        elif out.is_whole():
+        elif out.checksum_error() == "":
             yield problem("is another file than dvc.lock names", partial(_touch, [path], damaged))
         else:
-            yield problem("is damaged, or was changed", partial(_remove, path, *damaged))
+            yield problem("is damaged, or was changed", partial(remove, path, *damaged))
 
     def _check_folder(self, out: Output) -> Iterator[Finding]:
         folder = Path(out.path)
@@ -237,26 +162,26 @@ class Verification:
         if folder.is_dir() and folder_md5(here) == out.md5:
             if cached == "changed" or not in_git:
                 content = folder_list(here)
-                yield Finding(level, out.path, text, "`latent verify --fix`", lambda: _cache(content, place))
+                yield Finding(level, out.path, text, VERIFY_FIX, lambda: _cache(content, place))
             yield from self._check_children(out, here)
         elif names:
             differs = f"differs from dvc.lock; {text}"
             yield Finding("problem", out.path, differs, out.cure, lambda: _touch([folder / name for name in names], [place]))
         elif cached == "changed":
-            yield Finding(level, out.path, text, out.cure, partial(_remove, place))
+            yield Finding(level, out.path, text, out.cure, partial(remove, place))
         else:
             yield self._missing(out, in_git, cached)
 
     def _check_children(self, out: Output, listed: Mapping[str, str]) -> Iterator[Finding]:
         for name, hexdigest in listed.items():
-            if not _is_safe(name, hexdigest):
+            if not (_is_below(name) and MD5.fullmatch(hexdigest)):
                 raise IntegrityError(f"{out.path}: its list of files in DVC's cache names {name!r}, which is outside of it")
             yield from self._check_file(replace(out, path=f"{out.path}/{name}", md5=hexdigest))
 
     def check_others(self) -> Iterator[Finding]:
         """Yield the damaged objects of the cache that no output checked before has, such as those of experiments."""
-        for place in sorted(self.settings.objects.glob("??/*")):
+        for place in sorted(self.config.objects.glob("??/*")):
             hexdigest = place.parent.name + place.name
-            if place not in self.objects and _is_safe("", hexdigest) and self._object(hexdigest)[1] == "changed":
+            if place not in self.objects and MD5.fullmatch(hexdigest) and self._object(hexdigest)[1] == "changed":
                 text = "an object in DVC's cache, of an experiment or an older commit, is damaged"
-                yield Finding("problem", str(place), text, "`latent verify --all --fix`", partial(_remove, place))
+                yield Finding("problem", str(place), text, "`latent verify --all --fix`", partial(remove, place))

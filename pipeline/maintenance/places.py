@@ -1,60 +1,55 @@
 """The folders that a run writes to: may it, is there room, who else may, and what killed processes have left in them."""
 
-import marshal
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.maintenance.findings import Finding, Level
+from pipeline.maintenance.findings import DOCTOR_FIX, Finding, Level, remove
 from pipeline.maintenance.locks import is_held
 from pipeline.storage import is_leftover
-from pipeline.tracking.dvc_repo import Settings, settings
+from pipeline.tracking.dvc_repo import Config, config
 
 NEEDED_GB = 1.0  # both pipelines on MNIST leave 0.3 GB in outputs, DVC's cache, MLflow's artifacts and checkpoints
 _WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", ".dvc/tmp")
 _CHECKPOINTS = Path(".pipeline/checkpoints")
 _OLD_DAYS = 7
-FIX = "`latent doctor --fix`"
 
 
-def _settings() -> Settings | None:
+def _config() -> Config | None:
     try:
-        return settings()
+        return config()
     except PipelineError:  # another check tells
         return None
 
 
 def _places() -> list[Path]:
     """Return the folders that are written to, DVC's cache and the temporary folder included, as far as they exist."""
-    found = _settings()
+    found = _config()
     places = [*map(Path, _WRITTEN), Path(tempfile.gettempdir()), *([found.objects] if found else [])]
     return list(dict.fromkeys(next(there for there in (path, *path.parents) if os.path.lexists(there)) for path in places))
 
 
-def _chmod(path: Path, change: int) -> str:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(mode | change if change > 0 else mode & change)
-    return f"its mode is now {path.stat().st_mode & 0o777:03o}"
+def _chmod(path: Path, mode: int) -> str:
+    path.chmod(stat.S_IMODE(mode))
+    return f"its mode is now {mode & 0o777:03o}"
 
 
 def access() -> Iterator[Finding]:
     """Try to write to each folder."""
-    places, refused = _places(), set[tuple[int, int | None]]()
-    for place in places:
+    refused = set[tuple[int, int | None]]()  # disk and error
+    for place in _places():
         try:
             with tempfile.TemporaryFile(dir=place) as file:
                 file.write(b"x")
                 file.flush()
         except OSError as error:
             if not place.is_dir():
-                refused.add((0, error.errno))
                 what = "a file" if place.is_file() else "a link to nothing"
                 yield Finding("problem", "access", f"{place} must be a folder, and is {what}", f"`mv {place} {place}.old`")
                 continue
@@ -65,12 +60,10 @@ def access() -> Iterator[Finding]:
                 cure = f'`sudo chown -R "$USER" {place}`'
                 yield Finding("problem", "access", f"{place} belongs to user {about.st_uid}", cure)
             elif isinstance(error, PermissionError) and not about.st_mode & stat.S_IWUSR:
-                fix = partial(_chmod, place, stat.S_IRWXU)
+                fix = partial(_chmod, place, about.st_mode | stat.S_IRWXU)
                 yield Finding("problem", "access", f"{place} cannot be written", f"`chmod u+rwx {place}`", fix)
             elif not is_known:  # full, read-only and so on, for all of a disk
                 yield Finding("problem", "access", f"{place.absolute()}: {error.strerror}", f"`df -h {place}` shows its disk")
-    if not refused:
-        yield Finding("ok", "access", f"the {len(places)} folders that a run writes to can be written")
 
 
 def space() -> Iterator[Finding]:
@@ -92,19 +85,13 @@ def space() -> Iterator[Finding]:
             yield Finding("ok", "space", text)
 
 
-def _delete(paths: Sequence[Path]) -> str:
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return "deleted"
-
-
 def leftovers() -> Iterator[Finding]:
     """Look for temporary files of killed processes and for checkpoints of trainings that were given up."""
     hidden = [*Path().glob(".*.tmp")] + [path for name in _WRITTEN if name != "." for path in Path(name).rglob(".*.tmp")]
     if temporary := list(filter(is_leftover, hidden)):
         size = sum(path.stat().st_size for path in temporary) / 1e6
         text = f"{len(temporary)} temporary files of killed processes, {size:.1f} MB, the first {temporary[0]}"
-        yield Finding("warning", "leftovers", text, FIX, partial(_delete, temporary))
+        yield Finding("warning", "leftovers", text, DOCTOR_FIX, partial(remove, *temporary))
     idle = [lock.parent for lock in _CHECKPOINTS.glob("*/*/lock") if not is_held(lock)]
     files = [path for folder in idle for path in folder.iterdir() if path.is_file()]
     size, now = sum(path.stat().st_size for path in files) / 1e9, time.time()
@@ -114,8 +101,6 @@ def leftovers() -> Iterator[Finding]:
     elif idle:
         text = f"checkpoints of {len(idle)} trainings that stopped take {size:.2f} GB; `dvc repro` continues them"
         yield Finding("ok", "leftovers", text)
-    elif not temporary:
-        yield Finding("ok", "leftovers", "no killed process has left a file")
 
 
 def _is_open(path: Path) -> bool:
@@ -132,7 +117,7 @@ def _is_reachable(path: Path) -> bool:
 def _site_cache() -> Path:
     """Return the folder of a plain ``dvc``'s databases; ``make`` and ``latent`` set one of their own."""
     given, own = os.environ.get("DVC_SITE_CACHE_DIR"), Path(".dvc/tmp/site_cache").absolute()
-    found = _settings()
+    found = _config()
     default = "/var/tmp/dvc"  # noqa: S108 (DVC's own)
     return Path(given if given and Path(given) != own else (found and found.site_cache) or default).expanduser()
 
@@ -140,34 +125,11 @@ def _site_cache() -> Path:
 def permissions() -> Iterator[Finding]:
     """Look for files that other users may change; DVC's databases hold pickles, so who writes them runs code as you."""
     own = [Path(name) for name in (*_WRITTEN, ".dvc", ".git", "mlflow.db")]
-    found = False
     for path in (path for path in own if path.exists() and _is_open(path)):
-        found = True
-        fix = partial(_chmod, path, ~stat.S_IWOTH)
+        fix = partial(_chmod, path, path.stat().st_mode & ~stat.S_IWOTH)
         yield Finding("warning", "permissions", f"every user of this machine may change {path}", f"`chmod o-w {path}`", fix)
     if (databases := _site_cache()).exists() and _is_open(databases) and _is_reachable(databases):
-        found = True
         text = f"`dvc` keeps databases in {databases}, which every user of this machine may replace, and unpickles them"
         private = "~/.cache/dvc_site"
         command = f"mkdir -p -m 700 {private} && dvc config --global core.site_cache_dir {private}"
         yield Finding("warning", "permissions", text, f"`{command}`")
-    if not found:
-        yield Finding("ok", "permissions", "no other user may change what DVC and MLflow read")
-
-
-def bytecode() -> Iterator[Finding]:
-    """Look for compiled Python files that a full disk has cut; Python reads no source file beside such a one."""
-    broken = []
-    paths = [path for folder in ("pipeline", "stages") for path in Path(folder).rglob("*.pyc")]
-    for path in paths:
-        content = path.read_bytes()
-        if content[:4] == MAGIC_NUMBER and len(content) >= 16:  # Python skips others by itself
-            try:
-                marshal.loads(content[16:])  # noqa: S302 (as Python does at every import)
-            except (EOFError, ValueError, TypeError):
-                broken.append(path)
-    if broken:
-        text = f"{len(broken)} compiled Python files are damaged, the first {broken[0]}"
-        yield Finding("problem", "bytecode", text, "`find . -name '*.pyc' -delete`", partial(_delete, broken))
-    else:
-        yield Finding("ok", "bytecode", f"{len(paths)} compiled Python files can be read")

@@ -37,11 +37,6 @@ def _models(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[tuple
                 yield stage, path, {k.removeprefix(start): v for k, v in flat.items()}
 
 
-def _sync() -> str:
-    changed = sync()[1]
-    return f"{SYNC} corrected {changed} runs"
-
-
 def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the models whose run MLflow lacks or holds with other numbers.
 
@@ -68,6 +63,12 @@ def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Findi
         run, held = runs[0].id, runs[0].metrics
         if other := [key for key in metrics if key in held and rounded(held[key]) != rounded(metrics[key])]:
             values = f"{other[0]} is {metrics[other[0]]:.6g}, there {held[other[0]]:.6g}"
-            yield Finding("problem", ABOUT, f"run {run} has other numbers than the files of {path}: {values}", SYNC, _sync)
+            yield Finding(
+                "problem",
+                ABOUT,
+                f"run {run} has other numbers than the files of {path}: {values}",
+                SYNC,
+                lambda: f"{SYNC} corrected {sync()[1]} runs",
+            )
         elif absent := metrics.keys() - held.keys():
             yield Finding("warning", ABOUT, f"run {run} of {path} lacks {len(absent)} numbers", f"{SYNC} adds them")

@@ -1,7 +1,5 @@
 """``latent verify``: are all files that dvc.lock names whole, here and in DVC's cache, and does MLflow hold their numbers?"""
 
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -9,14 +7,14 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from pipeline.errors import IntegrityError, redact
+from pipeline.errors import IntegrityError
 from pipeline.maintenance import locks
-from pipeline.maintenance.findings import Finding, Level
-from pipeline.maintenance.outputs import Output, Verification, outputs, read_lock
+from pipeline.maintenance.findings import Finding, show
+from pipeline.maintenance.outputs import Output, Verification, outputs
 from pipeline.maintenance.runs import compare
 from pipeline.tracking import store
-from pipeline.tracking.dvc_lock import LOCKS, Stage
-from pipeline.tracking.dvc_repo import settings
+from pipeline.tracking.dvc_lock import LOCKS, Stage, locked_stages
+from pipeline.tracking.dvc_repo import config
 
 
 def _findings(check: Verification, locked: list[Output], stages: list[Stage], everything: bool) -> Iterator[Finding]:
@@ -41,16 +39,10 @@ def verify(everything: bool = False, fix: bool = False) -> int:
     with chdir(store.root()):
         if fix:
             locks.refuse_while_dvc_runs()
-        names = [name for name in LOCKS if name == LOCKS[0] or Path(name).exists()]  # the second pipeline need not have run
-        entries = {name: read_lock(name) for name in names}
-        locked = [out for name in names for out in outputs(name, entries[name])]
-        stages = [stage for lock in entries.values() for name in lock if (stage := Stage.of(name, lock[name]))]
-        check = Verification(settings())
-        levels = Counter[Level]()
-        for finding in _findings(check, locked, stages, everything):
-            done = finding.repaired() if fix else finding
-            levels[done.level] += 1
-            tqdm.write(redact(str(done)), sys.stdout)
+        names = [lock for lock in LOCKS if lock == LOCKS[0] or Path(lock).exists()]  # the second pipeline need not have run
+        locked, stages = [out for lock in names for out in outputs(lock)], locked_stages()
+        check = Verification(config())
+        levels = show(_findings(check, locked, stages, everything), fix)
     summary = f"{levels['problem']} damaged" if levels["problem"] else "nothing is damaged"
     if levels["fixed"]:
         summary = f"{levels['fixed']} repaired, {levels['problem']} damaged; now run `dvc repro`"

@@ -1,10 +1,8 @@
 """The gate: whether a metric got worse than at another revision, by more than gate.yaml allows."""
 
 import math
-import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,6 +14,7 @@ from pipeline import stats
 from pipeline.errors import ParamsError
 from pipeline.params import Section, load_yaml
 from pipeline.reporting.revision import ComparisonError, Markdown, Sides, is_number, markdown, per_image, table
+from pipeline.tracking.dvc_repo import git
 
 RULES = "gate.yaml"
 Metric = Annotated[str, Field(pattern=r"^\w[\w.@+=-]*(/\w[\w.@+=-]*)+$")]
@@ -43,17 +42,10 @@ def load_rules(rules: Path | None, against: str) -> tuple[Gate, str]:
     """Return the rules and a sentence that says where they are from.
 
     They are those of a file that is named, else gate.yaml of the other revision, so that a change cannot bring rules of its own,
-    else the one here. Raises ParamsError for rules that are none, ComparisonError when git fails.
+    else the one here. Raises ParamsError for rules that are none, and when git fails.
     """
     if rules:
         return load_yaml(rules, Gate), f"Rules: {markdown(rules)}."
-
-    def git(*arguments: str) -> bytes:
-        done = subprocess.run(["git", *arguments], capture_output=True)
-        if done.returncode:
-            raise ComparisonError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
-        return done.stdout
-
     if not git("ls-tree", "--name-only", against, f"./{RULES}"):
         return load_yaml(RULES, Gate), f"Rules: {RULES} here, as {markdown(against)} has none."
     content = git("show", f"{against}:./{RULES}")
@@ -65,9 +57,7 @@ def load_rules(rules: Path | None, against: str) -> tuple[Gate, str]:
         except ParamsError as error:
             problem = str(error).replace(str(path), f"{RULES} at {against}")
             raise ParamsError(f"{problem}; `--rules {RULES}` takes the one here") from None
-    differs = True
-    with suppress(OSError):
-        differs = Path(RULES).read_bytes() != content
+    differs = not Path(RULES).is_file() or Path(RULES).read_bytes() != content
     return gate, f"Rules: {RULES} at {markdown(against)}{', which differs from the one here' if differs else ''}."
 
 

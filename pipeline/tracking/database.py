@@ -3,7 +3,6 @@
 import fcntl
 import importlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +13,7 @@ from threading import Thread
 from types import ModuleType
 from urllib.request import url2pathname
 
-from pipeline.errors import NO_SPACE, BusyError, IntegrityError, ParamsError, PipelineError, redact
+from pipeline.errors import BusyError, IntegrityError, ParamsError, PipelineError, SpaceError, reason, redact
 
 PATIENCE = 5.0  # seconds that a database server has to answer
 _LOCKED = 15.0  # seconds to wait for another process that writes to a file
@@ -36,25 +35,11 @@ _CLIENT_DEFAULTS = {  # telemetry and logging level are read when mlflow is impo
 }
 
 
-class StoreError(PipelineError):
-    """MLflow's store cannot be used as it is. The message says what was found and what to do."""
-
-    def __init__(self, message: str, exit_code: int = PipelineError.exit_code) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def load_mlflow() -> ModuleType:
     """Import and return mlflow, which takes seconds, with defaults for environment variables that the user has not set."""
     for name, value in _CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     return importlib.import_module("mlflow")
-
-
-def reason(error: Exception) -> str:
-    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
-    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
-    return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
 def address(file: Path, of: str = "sqlite://") -> str:
@@ -73,7 +58,7 @@ def address(file: Path, of: str = "sqlite://") -> str:
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file of a sqlite URL, None for any other store. Raises StoreError for a URL that cannot be read."""
+    """Return the file of a sqlite URL, None for any other store. Raises ParamsError for a URL that cannot be read."""
     import sqlalchemy
 
     if not uri.startswith("sqlite"):
@@ -82,7 +67,7 @@ def file_of(uri: str) -> Path | None:
         name = sqlalchemy.make_url(uri).database or ":memory:"
     except sqlalchemy.exc.ArgumentError:
         message = f"MLFLOW_TRACKING_URI: {redact(uri)} is not a URL; allowed is one like sqlite:///mlflow.db"
-        raise StoreError(message, ParamsError.exit_code) from None
+        raise ParamsError(message) from None
     return None if name == ":memory:" or name.startswith("file:") else Path(name)
 
 
@@ -98,22 +83,22 @@ def prepare(uri: str, root: Path) -> None:
     """Make the database if there is none, and lead its artifacts to the repository ``root`` if it has come from another folder.
 
     A file is made under another name and renamed, so that it is whole or absent, whenever the process is killed.
-    Raises StoreError when it cannot be used.
+    Raises PipelineError when it cannot be used.
     """
     if uri.startswith(_SERVERS):
         _ask(uri)
     if not (file := file_of(uri)):
         return
     try:
-        if _is_whole(file) and not former_roots(file, root):
+        if _is_whole(file) and not _former_roots(file, root):
             return
-        with _locked(file.parent / ".pipeline" / "mlflow.lock"):
+        with locked(file.parent / ".pipeline" / "mlflow.lock"):
             if not _is_whole(file):
                 _make(file.resolve(), uri, root)
             _relocate(file, root)
     except (OSError, sqlite3.OperationalError) as error:
         if not file.exists() or os.access(file, os.W_OK):  # what may only be read is read as it is
-            raise StoreError(f"{file}: cannot be written ({reason(error)}); make room or make it writable", NO_SPACE) from None
+            raise SpaceError(f"{file}: cannot be written ({reason(error)}); make room or make it writable") from None
 
 
 @contextmanager
@@ -129,38 +114,45 @@ def _tables(database: sqlite3.Connection) -> set[str]:
 
 def _is_whole(file: Path) -> bool:
     """Return whether a file has MLflow's tables with an experiment, which MLflow adds last; False for one to be made."""
-    cure, wrong = "move it away, and `latent sync` makes a new one from DVC's files", IntegrityError.exit_code
+    cure = "move it away, and `latent sync` makes a new one from DVC's files"
     try:
         if file.is_dir():
-            raise StoreError(f"{file} is a folder, not MLflow's database; {cure}", wrong)
+            raise IntegrityError(f"{file} is a folder, not MLflow's database; {cure}")
         if not file.exists() or not file.stat().st_size:
             return False
         with open(file, "rb") as opened:
             if opened.read(16) != b"SQLite format 3\0":
-                raise StoreError(f"{file} is not a database; {cure}", wrong)
+                raise IntegrityError(f"{file} is not a database; {cure}")
         with _opened(file) as database:
             tables = _tables(database)
             if "experiments" in tables and database.execute("SELECT 1 FROM experiments").fetchone():
                 return True
     except OSError as error:
-        message = f"{file} cannot be read ({error.strerror}); make it readable or set MLFLOW_TRACKING_URI"
-        raise StoreError(message, NO_SPACE) from None
+        raise SpaceError(f"{file} cannot be read ({error.strerror}); make it readable or set MLFLOW_TRACKING_URI") from None
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
-            message = f"{file} is locked by another process for {_LOCKED:.0f} s; run again once that has ended"
-            raise StoreError(message, BusyError.exit_code) from None
-        raise StoreError(f"{file} is damaged ({error}); {cure}", wrong) from None
+            text = f"{file} is locked by another process for {_LOCKED:.0f} s; run again once that has ended"
+            raise BusyError(text) from None
+        raise IntegrityError(f"{file} is damaged ({error}); {cure}") from None
     # A process that makes the tables in place, as MLflow does by itself, was killed.
     if tables and not tables & {"experiments", "_alembic_tmp_experiments"}:
-        raise StoreError(f"{file} is the database of another program; {cure}", wrong)
+        raise IntegrityError(f"{file} is the database of another program; {cure}")
     return False
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock file, which names this process. Waits for another holder, or raises BusyError, which begins with ``busy``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            lock.seek(0)
+            raise BusyError(f"{busy} as process {lock.read() or '?'}; run it again when that one has ended") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
 
 
@@ -180,7 +172,7 @@ def _make(file: Path, uri: str, root: Path) -> None:
         raise OSError(reason(error)) from None
 
 
-def former_roots(file: Path, root: Path) -> set[str]:
+def _former_roots(file: Path, root: Path) -> set[str]:
     """Return the folders, other than ``root``, in whose ``mlartifacts`` experiments keep their artifacts.
 
     Only a database in the repository is asked: it holds artifacts of the repository, so another folder is one from which the
@@ -209,7 +201,7 @@ def damage(file: Path) -> str:
 
 def _relocate(file: Path, root: Path) -> None:
     folders = ("/mlartifacts/", "/mlruns/")  # the second is MLflow's own name
-    formers = former_roots(file, root)
+    formers = _former_roots(file, root)
     with _opened(file) as database:
         tables = _tables(database)
         columns = [(table, column) for table in _LOCATIONS if table in tables for column in _LOCATIONS[table]]
@@ -221,7 +213,7 @@ def _relocate(file: Path, root: Path) -> None:
 
 
 def _ask(uri: str) -> None:
-    """Connect to a database server once. Raises StoreError when it does not answer in time."""
+    """Connect to a database server once. Raises PipelineError when it does not answer in time."""
     import sqlalchemy
 
     answer: SimpleQueue[Exception | None] = SimpleQueue()
@@ -237,6 +229,6 @@ def _ask(uri: str) -> None:
     try:
         error = answer.get(timeout=PATIENCE)
     except Empty:
-        raise StoreError(f"the MLflow store {redact(uri)} does not answer within {PATIENCE:.0f} s") from None
+        raise PipelineError(f"the MLflow store {redact(uri)} does not answer within {PATIENCE:.0f} s") from None
     if error:
-        raise StoreError(f"the MLflow store {redact(uri)} does not answer ({reason(error)})")
+        raise PipelineError(f"the MLflow store {redact(uri)} does not answer ({reason(error)})")

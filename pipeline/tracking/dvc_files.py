@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, reason
 from pipeline.storage import flatten, load_arrays, load_json
-from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.dvc_repo import Source
 

@@ -12,11 +12,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import IntegrityError
-from pipeline.tracking.database import reason
+from pipeline.errors import IntegrityError, reason
 
 LOCKS = ("dvc.lock", "claims/dvc.lock")
-_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path, so nothing else passes
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path, so nothing else passes
 
 
 def digest(content: bytes) -> str:
@@ -41,7 +40,10 @@ def has_md5(content: bytes, md5: str, is_dvc2: bool = False) -> bool:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a dvc.lock that runs ``stages.MODULE``; ``deps`` and ``outs`` are md5 by path, with ``.dir`` for a folder."""
+    """A stage of a dvc.lock; ``deps`` and ``outs`` are md5 by path, with ``.dir`` for a folder.
+
+    ``module`` is the one of ``stages/`` that the command runs, empty for another command.
+    """
 
     name: str
     module: str
@@ -52,14 +54,11 @@ class Stage:
     is_dvc2: bool = False
 
     @classmethod
-    def of(cls, name: str, entry: Mapping[str, Any]) -> "Stage | None":
-        """Return the stage of an entry, or None for another command."""
+    def of(cls, name: str, entry: Mapping[str, Any]) -> "Stage":
+        """Return the stage of an entry."""
         cmd = entry.get("cmd") or ""
-        for command in [cmd] if isinstance(cmd, str) else cmd:
-            if words := str(command).partition("-m stages.")[2].split():
-                break
-        else:
-            return None
+        commands = [cmd] if isinstance(cmd, str) else cmd
+        words = next(filter(None, (str(command).partition("-m stages.")[2].split() for command in commands)), [""])
         files = {kind: [file for file in entry.get(kind, []) if file.get("md5")] for kind in ("deps", "outs")}
         deps, outs = ({file["path"]: file["md5"] for file in files[kind]} for kind in files)
         stage = cls(name, words[0], {}, deps, outs, tuple(words[1:]), any("hash" not in file for file in files["outs"]))
@@ -93,7 +92,9 @@ class Stage:
 def _is_file(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         return False
-    return entry.get("md5") is None or bool(_MD5.fullmatch(str(entry["md5"])))
+    if (md5 := entry.get("md5")) is None:
+        return entry.get("hash") != "md5"
+    return bool(MD5.fullmatch(str(md5)))
 
 
 @cache
@@ -112,7 +113,7 @@ def parse(lock: bytes) -> list[Stage]:
         is_whole = all(isinstance(part, list) and all(map(_is_file, part)) for pair in files for part in pair)
         if not is_whole or not isinstance(entry.get("cmd"), str | list) or not isinstance(entry.get("params", {}), dict):
             raise ValueError(f"the entry {name} is not that of a stage")
-    return [stage for name, entry in content.get("stages", {}).items() if (stage := Stage.of(str(name), entry))]
+    return [Stage.of(str(name), entry) for name, entry in content.get("stages", {}).items()]
 
 
 def damaged(path: str, error: Exception) -> IntegrityError:
@@ -121,17 +122,19 @@ def damaged(path: str, error: Exception) -> IntegrityError:
     return IntegrityError(f"{path}: {reason(error)}; {cure}")
 
 
+def read(path: str) -> list[Stage]:
+    """Return the stages of a lock file in the workspace. Raises IntegrityError when it is missing or damaged."""
+    try:
+        return parse(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: no such file; run `dvc repro`") from None
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
 def locked_stages() -> list[Stage]:
-    """Return the stages of the lock files in the current folder. Raises IntegrityError when one is damaged."""
-    found = list[Stage]()
-    for path in LOCKS:
-        try:
-            found += parse(Path(path).read_bytes())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise damaged(path, error) from None
-    return found
+    """Return the stages of the lock files that are in the workspace. Raises IntegrityError when one is damaged."""
+    return [stage for path in LOCKS if Path(path).exists() for stage in read(path)]
 
 
 def read_locked(path: str) -> bytes:

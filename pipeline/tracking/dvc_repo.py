@@ -10,9 +10,8 @@ from typing import Any
 import click
 from dvc.api import DVCFileSystem
 
-from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe
+from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe, reason
 from pipeline.storage import write
-from pipeline.tracking.database import reason
 from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
 
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
@@ -110,26 +109,41 @@ class Source:
         return {name[len(folder) + 2 :]: md5 for name, md5 in known.items()}
 
 
+def git(*arguments: str) -> bytes:
+    """Return what a git command prints. Raises ParamsError when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True)
+    except FileNotFoundError:
+        raise ParamsError("git is not installed") from None
+    if done.returncode:
+        raise ParamsError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
 def _workspace() -> DVCFileSystem:
+    """Return DVC's view of the workspace. Raises IntegrityError for a wrong configuration, ParamsError for no repository."""
     try:
         files = DVCFileSystem()
         is_repository = files.repo.dvc_dir or Path(files.repo.root_dir, LOCKS[0]).exists()
-    except Exception as error:  # DVC's own exceptions are not in its API
+    except Exception as error:  # whatever DVC raises: its exceptions are not in its API
         if (known := describe(error)) and known[1] == NO_SPACE:
             raise
-        raise IntegrityError(
-            f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
-        ) from None
+        message = f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
+        raise IntegrityError(message) from None
     if not is_repository:
         raise ParamsError(f"{Path.cwd()} is not in a DVC repository; run it in one")
     return files
 
 
+def _at(commit: str, workspace: DVCFileSystem) -> DVCFileSystem:
+    # The configuration in a commit would resolve a relative cache.dir differently and lack remotes that were added later.
+    return DVCFileSystem(rev=commit, config={section: workspace.repo.config[section] for section in _SECTIONS})
+
+
 def read_at(commit: str, path: str) -> bytes | None:
     """Return the bytes of an output in a revision, None where DVC has none. Raises IntegrityError when they are damaged."""
     try:
-        config = _workspace().repo.config
-        files = DVCFileSystem(rev=commit, config={section: config[section] for section in _SECTIONS})
+        files = _at(commit, _workspace())
         info = files.info(f"/{path}").get("dvc_info", {})
         content = bytes(files.cat_file(f"/{path}"))
     except FileNotFoundError:
@@ -142,52 +156,47 @@ def read_at(commit: str, path: str) -> bytes | None:
     md5 = str(info.get("md5") or info.get("md5-dos2unix") or "")
     if md5 and not has_md5(content, md5, "md5-dos2unix" in info):
         stored = files.repo.cache.local.oid_to_path(md5)
-        raise IntegrityError(
-            f"{stored}: damaged, not the {path} of {commit}; delete it, then `dvc fetch -A` brings it from a remote"
-        )
+        cure = "delete it, then `dvc fetch -A` brings it from a remote"
+        raise IntegrityError(f"{stored}: damaged, not the {path} of {commit}; {cure}")
     return content
 
 
 @dataclass(frozen=True)
-class Settings:
+class Config:
     """What DVC's configuration says, of the repository, of the user and of the machine together."""
 
-    objects: Path  # the folder of the cached files, by md5: ab/cdef...
+    objects: Path  # the folder of the cached files, by md5: ab/cdef..., with .dir at its end for a folder's list of files
     site_cache: str | None  # core.site_cache_dir, the folder of DVC's databases of all repositories
     remotes: Mapping[str, Mapping[str, Any]]
 
-    def object(self, md5: str) -> Path:
-        """Return the place of the cached file with this md5, which ends in ``.dir`` for a folder's list of files."""
-        return self.objects / md5[:2] / md5[2:]
 
-
-def settings() -> Settings:
-    """Return DVC's settings. Raises PipelineError where DVC cannot open the repository."""
-    try:
-        repo = DVCFileSystem().repo
-        cache, databases, remotes = Path(repo.cache.local.path), repo.config["core"].get("site_cache_dir"), repo.config["remote"]
-        repo.close()
-    except Exception as error:  # DVC's own exceptions are not in its API
-        raise PipelineError(f"DVC cannot open this repository ({' '.join(str(error).split())})") from None
+def config() -> Config:
+    """Return DVC's configuration. Raises IntegrityError for a wrong configuration, ParamsError for no repository."""
+    repo = _workspace().repo
+    if not repo.dvc_dir:
+        raise ParamsError(f"{Path.cwd()} has no folder .dvc; `git checkout HEAD -- .dvc` brings it back")
+    cache, databases, remotes = Path(repo.cache.local.path), repo.config["core"].get("site_cache_dir"), repo.config["remote"]
+    repo.close()
     # DVC takes the repository from which one was cloned for a remote, if it is on this machine.
-    return Settings(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
+    return Config(cache, databases, {name: remotes[name] for name in remotes if name != "auto-generated-upstream"})
 
 
 def sources(scratch: Path) -> list[Source]:
     """Return the commits that experiments started from, the experiments, oldest first, and the workspace."""
     workspace = _workspace()
-    # The configuration in a commit would resolve a relative cache.dir differently and lack remotes that were added later.
-    config = {section: workspace.repo.config[section] for section in _SECTIONS}
 
     def at(commit: str, **tags: str) -> Source:
         exp_tags = {f"dvc.exp.{key}": value for key, value in tags.items()}
-        return Source(DVCFileSystem(rev=commit, config=config), scratch, commit, exp_tags)
+        return Source(_at(commit, workspace), scratch, commit, exp_tags)
 
     # dvc.api lists the experiments of given baselines only; git lists all.
-    command = ["git", "for-each-ref", "--sort=committerdate", "--format=%(objectname) %(refname:lstrip=2)", "refs/exps/"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    try:
+        listed = git("for-each-ref", "--sort=committerdate", "--format=%(objectname) %(refname:lstrip=2)", "refs/exps/")
+    except ParamsError as error:  # DVC works without git, too
+        click.echo(f"note: no experiment is read ({error})", err=True)
+        listed = b""
     baselines, experiments = dict[str, Source](), list[Source]()
-    for commit, ref in map(str.split, listed.splitlines()):
+    for commit, ref in map(str.split, listed.decode().splitlines()):
         baseline, _, name = ref.replace("/", "", 1).partition("/")
         if len(baseline) == 40:  # the others are DVC's own: stash, queue, running ...
             baselines.setdefault(baseline, at(baseline))

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import numpy as np
 
 from pipeline.data import Shape
+from pipeline.errors import PipelineError, reason
 from pipeline.storage import rounded
 from pipeline.tracking import logged_model
-from pipeline.tracking.database import StoreError, load_mlflow, reason
-from pipeline.tracking.grid import tile
+from pipeline.tracking.database import load_mlflow
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -58,13 +58,21 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: rounded(float(value)) for key, value in metrics.items() if math.isfinite(value)}
 
 
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Return images ``[N, C, H, W]`` in [0, 1] as one uint8 image of ``columns`` columns, gray for one channel, else RGB."""
+    channels, height, width = images.shape[1:]
+    rows = images[: len(images) // columns * columns].reshape(-1, columns, channels, height, width)
+    grid = np.rint(rows.transpose(0, 3, 1, 4, 2).reshape(-1, columns * width, channels) * 255).astype(np.uint8)
+    return cast(np.ndarray, grid[..., 0] if channels == 1 else grid)
+
+
 def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [getattr(load_mlflow().entities, kind)(*row) for row in rows]
 
 
 def warn(error: Exception) -> None:
     """Print that MLflow failed, and what brings back the run, which for one that DVC did not start is nothing."""
-    when = "once this is mended" if isinstance(error, StoreError) else "later"
+    when = "once this is mended" if isinstance(error, PipelineError) else "later"
     then = f", {SYNC} restores the run {when}" if os.environ.get("DVC_STAGE") else " without it"
     print(f"warning: MLflow failed ({reason(error)}); the work goes on{then}", file=sys.stderr)
 
@@ -104,12 +112,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        client: Client | None = None,
-        info: mlflow.entities.RunInfo | None = None,
-        complete: bool = False,
-        resumed: bool = False,
-        pauses: bool = True,
+        self, client: Client | None = None, info: Any = None, complete: bool = False, resumed: bool = False, pauses: bool = True
     ) -> None:
         self._client, self._complete, self._resumed, self._pauses = client, complete, resumed, pauses and not complete
         self.id: str | None = info.run_id if info else None
@@ -119,8 +122,7 @@ class Run:
         self._waiting: list[tuple[str, Callable[[], object]]] = []
         self._pause_end, self._slow, self._left_out, self.added = 0.0, 0.0, False, Counter[str]()
         self.failure = cast(Exception | None, None)
-        self._held = self.record() if complete or resumed else None
-        self._files = self.files() if complete or resumed else {}
+        self._held, self._files = (self.record(), self.files()) if complete or resumed else (None, {})
         self._steps: dict[str, Collection[int]] = {}  # of points that a resumed run holds
 
     @property
@@ -243,7 +245,6 @@ class Run:
 
     def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
         """Log the training data, images of this shape, as an input with its md5 of dvc.lock as the digest."""
-
         if not self._held or not self._held.has_data:
             self.added["inputs"] += 1
             call = partial(logged_model.log_data, name=name, path=path, md5=md5, shape=shape)
@@ -287,9 +288,9 @@ class Run:
         self.flush()
         if status == "FINISHED":
             self._catch_up()
-        if self._complete and self._held and self._held.status == status and not +self.added:
-            return  # it lacked nothing
-        self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
+        lacked_nothing = self._complete and self._held and self._held.status == status and not +self.added
+        if not lacked_nothing:
+            self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 
     def __enter__(self) -> Self:
         return self

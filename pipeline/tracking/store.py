@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, redact
+from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, reason, redact
+from pipeline.startup import repository_root
 from pipeline.tracking import database
-from pipeline.tracking.database import StoreError, load_mlflow, reason
+from pipeline.tracking.database import load_mlflow
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
 
 FINGERPRINT = "fingerprint"
@@ -30,9 +31,7 @@ _SQLITE_PROBLEMS = {  # the second is a limit on the size of files, too
 
 def root() -> Path:
     """Return the main repository, also from a sub-folder and from the temporary folder of a ``dvc exp run --temp``."""
-    here = Path.cwd()
-    found = (folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir())
-    return Path(os.environ.get("DVC_ROOT") or next(found, here)).resolve()
+    return Path(os.environ.get("DVC_ROOT") or repository_root()).resolve()
 
 
 def store_uri() -> str:
@@ -49,7 +48,7 @@ def store_uri() -> str:
 def connect(name: str | None = None) -> tuple[Client, str]:
     """Return a client and the id of an experiment (``name``, MLFLOW_EXPERIMENT_NAME or the default); create what is missing.
 
-    Raises StoreError for a store that cannot be used, and whatever MLflow raises.
+    Raises PipelineError for a store that cannot be used, and whatever MLflow raises.
     """
     uri = store_uri()
     database.prepare(uri, root())
@@ -67,11 +66,11 @@ def connect(name: str | None = None) -> tuple[Client, str]:
                 raise
     if found.lifecycle_stage != "active":
         restore = f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
-        raise StoreError(f"the MLflow experiment {name} was deleted; {restore} brings it back, or set MLFLOW_EXPERIMENT_NAME")
+        raise PipelineError(f"the MLflow experiment {name} was deleted; {restore} brings it back, or set MLFLOW_EXPERIMENT_NAME")
     return client, found.experiment_id
 
 
-def _process(number: int) -> str | None:
+def process(number: int) -> str | None:
     """Return machine, id and start of a process, None for one that is gone."""
     try:
         if not Path("/proc/self/stat").exists():
@@ -85,19 +84,17 @@ def _process(number: int) -> str | None:
 
 def process_tag() -> dict[str, str]:
     """Return the tag of a run that this process writes."""
-    return {PROCESS: _process(os.getpid()) or ""}
-
-
-def _is_dead(process: str | None) -> bool:
-    """Return whether a process of this machine is gone; one of another machine, or without a tag, may be alive."""
-    if not process or not process.startswith(f"{platform.node()} "):
-        return False
-    return _process(int(process.removeprefix(f"{platform.node()} ").split()[0])) != process
+    return {PROCESS: process(os.getpid()) or ""}
 
 
 def may_be_written(record: Record) -> bool:
-    """Return whether a process may still log to a run: it is RUNNING, and its process is not known to be gone."""
-    return record.status == "RUNNING" and not _is_dead(record.tags.get(PROCESS))
+    """Return whether a process may still log to a run: it is RUNNING, and its process is not known to be gone.
+
+    A process of another machine, or of a run without the tag, may be alive.
+    """
+    tag, here = record.tags.get(PROCESS, ""), f"{platform.node()} "
+    is_dead = tag.startswith(here) and process(int(tag.removeprefix(here).split()[0])) != tag
+    return record.status == "RUNNING" and not is_dead
 
 
 def _former(client: Client, experiment: str, tags: Mapping[str, Any], run_id: str | None) -> Any:
@@ -106,8 +103,8 @@ def _former(client: Client, experiment: str, tags: Mapping[str, Any], run_id: st
     wanted += [f"tags.{FINGERPRINT} = '{tags[FINGERPRINT]}'"] if FINGERPRINT in tags else []
     for filter_string in wanted:
         for found in client.search_runs([experiment], filter_string, order_by=_NEWEST_FIRST):
-            is_free = found.info.status != "RUNNING" or _is_dead(found.data.tags.get(PROCESS))
-            if found.info.run_id == run_id or (is_free and found.data.tags.get(STAGE) == tags.get(STAGE)):
+            is_same = found.data.tags.get(STAGE) == tags.get(STAGE)
+            if found.info.run_id == run_id or (is_same and not may_be_written(Record.of(found))):
                 return found
     return None
 
@@ -198,17 +195,12 @@ def records(experiment: str | None = None, deleted: bool = False) -> list[tuple[
         return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
 
 
-def stale_runs(experiment: str | None = None) -> list[tuple[Record, Run]]:
-    """Return the runs that are RUNNING in the store while their process, of this machine, is gone: it was killed."""
-    running = [(record, run) for record, run in records(experiment) if record.status == "RUNNING"]
-    return [(record, run) for record, run in running if _is_dead(record.tags.get(PROCESS))]
-
-
-def end_stale_runs(experiment: str | None = None) -> list[Record]:
-    """End the runs of :func:`stale_runs`, FINISHED if they hold a trained model and else KILLED; return them."""
+def end_stale_runs() -> list[Record]:
+    """End the RUNNING runs whose process was killed, FINISHED if they hold a trained model and else KILLED; return them."""
     ended = []
-    for record, run in stale_runs(experiment):
-        status = "FINISHED" if MODEL_MD5 in record.tags else "KILLED"
-        run.finish(status)
-        ended.append(replace(record, status=status))
+    for record, run in records():
+        if record.status == "RUNNING" and not may_be_written(record):
+            status = "FINISHED" if MODEL_MD5 in record.tags else "KILLED"
+            run.finish(status)
+            ended.append(replace(record, status=status))
     return ended

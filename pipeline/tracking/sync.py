@@ -5,21 +5,17 @@ trained them, so syncing twice adds nothing. DVC's files lack times, throughput,
 training process; the tag ``sync`` marks runs without them. A run that was deleted in MLflow stays deleted.
 """
 
-import fcntl
-import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import click
 
 from pipeline.data import Shape
-from pipeline.errors import AccessError, BusyError, IntegrityError
+from pipeline.errors import AccessError, IntegrityError, reason
 from pipeline.storage import load_json
 from pipeline.tracking import events, store
-from pipeline.tracking.database import reason
+from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.dvc_repo import Source, sources
@@ -157,23 +153,6 @@ def trainings(scratch: Path) -> list[Training]:
     return list(found.values())
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    path = store.root() / ".pipeline" / "sync.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "?"
-            raise BusyError(f"another {SYNC} runs as process {holder}; run it again when that one has ended") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
 def sync(deleted: bool = False) -> tuple[int, int]:
     """Complete MLflow's runs, ``deleted`` ones, too, if asked; return the number of trainings and of changed runs.
 
@@ -183,7 +162,8 @@ def sync(deleted: bool = False) -> tuple[int, int]:
         AccessError: this user may not write some runs, which are named.
         PipelineError: MLflow does not answer.
     """
-    with _alone(), tempfile.TemporaryDirectory() as scratch:
+    lock = store.root() / ".pipeline" / "sync.lock"
+    with locked(lock, f"another {SYNC} runs"), tempfile.TemporaryDirectory() as scratch:
         known, changed, failed = trainings(Path(scratch)), 0, list[Exception]()
         held, keys = store.records(deleted=True) if known else [], {training.key for training in known}
         left = list[str]()

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
-from pipeline.maintenance.outputs import outputs, read_lock
+from pipeline.maintenance.outputs import outputs
 from tests.conftest import flip
 from tests.maintenance.conftest import MAKE, OUTPUTS, cached, repro
 
@@ -25,7 +25,7 @@ def verify(*options: str) -> Result:
 
 def list_object() -> Path:
     """Return the list of the folder's files in DVC's cache."""
-    (folder,) = [out for out in outputs("dvc.lock", read_lock("dvc.lock")) if out.path == LIST]
+    (folder,) = [out for out in outputs("dvc.lock") if out.path == LIST]
     return Path(".dvc/cache/files/md5", folder.md5[:2], folder.md5[2:])
 
 
@@ -151,21 +151,26 @@ def test_a_file_that_dvc_does_not_know_is_named_and_kept() -> None:
     assert stray.exists()
 
 
+def entry(out: str) -> str:
+    """Return a lock file with an output."""
+    return f"schema: '2.0'\nstages: {{a: {{cmd: make, outs: [{out}]}}}}"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not a lock file of DVC"),
-        ("- 1", "not a lock file of DVC"),
-        ("{", "not a lock file of DVC"),
-        ("\0\1", "not a lock file of DVC"),
-        ("stages: 3", "not a lock file of DVC"),
-        ("stages: {a: {outs: [{path: 3}]}}", "not a lock file of DVC"),
-        ("stages: {a: {outs: [1]}}", "not a lock file of DVC"),
-        ("stages: {a: {outs: [{path: b, hash: md5}]}}", "is no output of this repository"),
-        ("<<<<<<< HEAD\nstages: {}\n=======\n>>>>>>> b\n", "has the conflict markers of a merge"),
-        ("stages: {a: {outs: [{path: ../b, hash: md5, md5: " + "a" * 32 + "}]}}", "is no output of this repository"),
-        ("stages: {a: {outs: [{path: /b, hash: md5, md5: " + "a" * 32 + "}]}}", "is no output of this repository"),
-        ("stages: {a: {outs: [{path: b, hash: md5, md5: ../../b}]}}", "is no output of this repository"),
+        ("", "empty"),
+        ("- 1", "not a lock file with the schema 2.0"),
+        ("{", "not valid YAML"),
+        ("\0\1", "not valid YAML"),
+        ("schema: '2.0'\nstages: 3", "not a lock file with the schema 2.0"),
+        (entry("{path: 3}"), "the entry a is not that of a stage"),
+        (entry("1"), "the entry a is not that of a stage"),
+        (entry("{path: b, hash: md5}"), "the entry a is not that of a stage"),
+        ("<<<<<<< HEAD\nstages: {}\n=======\n>>>>>>> b\n", "a merge left its marks in it"),
+        (entry("{path: ../b, hash: md5, md5: " + "a" * 32 + "}"), "is no output of this repository"),
+        (entry("{path: /b, hash: md5, md5: " + "a" * 32 + "}"), "is no output of this repository"),
+        (entry("{path: b, hash: md5, md5: ../../b}"), "the entry a is not that of a stage"),
     ],
 )
 @pytest.mark.usefixtures("project")

@@ -17,7 +17,6 @@ from pipeline.errors import PipelineError
 from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.tracking import database, store
-from pipeline.tracking.database import StoreError
 from pipeline.tracking.run import EXPERIMENT
 
 pytestmark = [
@@ -110,7 +109,7 @@ def test_what_is_no_database_is_refused_before_mlflow_tries(
     make(Path("mlflow.db"))  # type: ignore[operator]
     before = Path("mlflow.db").stat().st_mtime_ns
     monkeypatch.setattr(store, "load_mlflow", lambda: pytest.fail("MLflow tries for minutes"))
-    with pytest.raises(StoreError, match=message) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         store.records()
     assert caught.value.exit_code in (3, 74)
     monkeypatch.setenv("DVC_STAGE", "train_vae")
@@ -127,19 +126,19 @@ def test_what_is_no_database_is_refused_before_mlflow_tries(
 def test_an_address_where_no_database_can_be_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(StoreError, match=r"cannot be|is not a URL"):
+    with pytest.raises(PipelineError, match=r"cannot be|is not a URL"):
         store.records()
 
 
 @pytest.mark.usefixtures("workspace")
 def test_a_server_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:hunter2@127.0.0.1:9/mlflow")
-    with pytest.raises(StoreError, match=r"postgresql\+psycopg2://127.0.0.1:9/mlflow does not answer \("):
+    with pytest.raises(PipelineError, match=r"postgresql\+psycopg2://127.0.0.1:9/mlflow does not answer \("):
         store.records()
     over = threading.Event()
     monkeypatch.setattr("sqlalchemy.create_engine", lambda *args, **options: over.wait())
     monkeypatch.setattr(database, "PATIENCE", 0.01)
-    with pytest.raises(StoreError, match="does not answer within"):
+    with pytest.raises(PipelineError, match="does not answer within"):
         store.records()
     over.set()
 

@@ -57,7 +57,7 @@ def test_stage_has_what_its_lock_file_says(tmp_path: Path) -> None:
     ],
 )
 def test_stage_with_another_command_is_none_of_the_pipeline(entry: dict) -> None:
-    assert Stage.of("name", entry) is None
+    assert Stage.of("name", entry).module == ""
 
 
 def test_dependencies_without_md5_are_left_out() -> None:
@@ -68,13 +68,11 @@ def test_dependencies_without_md5_are_left_out() -> None:
         {"path": "d", "repo": {}},
     ]
     stage = Stage.of("train_vae", {"cmd": "python -m stages.train vae", "deps": deps})
-    assert stage
     assert (stage.module, stage.deps, stage.outs, stage.params) == ("train", {"b": "2" * 32}, {}, {})
 
 
 def test_stage_of_several_commands_is_that_of_the_pipeline() -> None:
     stage = Stage.of("train_vae", {"cmd": ["mkdir -p models", "python -m stages.train vae"]})
-    assert stage
     assert (stage.module, stage.words) == ("train", ("vae",))
 
 
@@ -86,7 +84,6 @@ def test_options_of_the_command_say_where_params_data_and_weights_are() -> None:
         "outs": [{"path": f"models/{name}.safetensors", "md5": str(n) * 32} for n, name in enumerate(("extra", "vae"), 2)],
     }
     stage = Stage.of("big", entry)
-    assert stage
     assert (stage.params, stage.data) == ({"seed": 2}, ("data/other.safetensors", "1" * 32))
     assert stage.weights == "models/vae.safetensors"
 
@@ -136,6 +133,16 @@ def test_damaged_lock_of_an_experiment_is_named_and_left_out(tmp_path: Path, cap
     assert [bool(source.stages) for source in sources(tmp_path / "scratch")] == [True, False, True]
     said = capsys.readouterr().err
     assert said == f"sync: one ({damaged[:7]}) is left out: dvc.lock: a merge left its marks in it\n"
+
+
+@pytest.mark.usefixtures("repository")
+def test_without_git_the_workspace_is_read_and_a_note_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (source,) = sources(tmp_path / "scratch")
+    assert source.stages
+    assert capsys.readouterr().err == "note: no experiment is read (git is not installed)\n"
 
 
 @pytest.mark.usefixtures("repository")

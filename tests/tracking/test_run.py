@@ -20,8 +20,7 @@ from pipeline.params import Params
 from pipeline.storage import md5
 from pipeline.tracking import events, store
 from pipeline.tracking import run as tracking_run
-from pipeline.tracking.grid import tile
-from pipeline.tracking.run import Record, Run
+from pipeline.tracking.run import Record, Run, tile
 from tests.tracking.fake_training import train
 
 pytestmark = [

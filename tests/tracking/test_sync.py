@@ -20,8 +20,9 @@ from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import Params
 from pipeline.storage import md5, save_json
-from pipeline.tracking import dvc_files, events, sync
+from pipeline.tracking import dvc_files, events
 from pipeline.tracking import store as tracking
+from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.run import Run
 from tests.tracking.fake_training import history, settings
@@ -373,7 +374,7 @@ def refusing(message: str, code: int) -> Callable[..., None]:
 
 def test_second_sync_at_once_is_refused_in_one_line(repository: Repository) -> None:
     repository.lock()
-    with sync._alone():
+    with locked(Path(".pipeline/sync.lock")):
         said = f"error: another `latent sync` runs as process {os.getpid()}; run it again when that one has ended\n"
         assert stopped(75) == said
     assert "0 of them new or incomplete" in synced()
