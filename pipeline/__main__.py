@@ -1,6 +1,6 @@
 """The command ``latent``, also as ``python -m pipeline``."""
 
-from pipeline.startup import begin
+from pipeline.startup import begin, end
 
 
 def main() -> None:
@@ -8,7 +8,10 @@ def main() -> None:
     begin()
     from pipeline.cli import main as command
 
-    command()
+    try:
+        command()
+    finally:
+        end()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _MEMORY_WORDS = re.compile(
     "|storage size calculation overflowed|failed to map segment|can't start new thread|thread creation failed",
     re.IGNORECASE,
 )
-_SPACE_WORDS = re.compile(
+SPACE_WORDS = re.compile(
     "no space left|disk is full|disk i/o error|file too large|quota exceeded|read-only file system|readonly database",
     re.IGNORECASE,
 )
@@ -120,7 +120,7 @@ def describe(error: Exception) -> tuple[str, int] | None:
             return f"a compiled file of Python is damaged, as after a full disk ({text}); {cure}", IntegrityError.exit_code
     if _MEMORY_WORDS.search(says):
         return _out_of_memory(text)
-    if _SPACE_WORDS.search(says):
+    if SPACE_WORDS.search(says):
         return f"{text}; make room or make it writable, then run again", NO_SPACE
     return None
 

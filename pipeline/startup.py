@@ -91,6 +91,12 @@ def begin() -> None:
     _delete_damaged_bytecode()
 
 
+def end() -> None:
+    """Ignore Ctrl-C and SIGTERM from now on: the work is done, and Python's own cleanup would print a traceback."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def _is_orphan(found: int, parent: int | None) -> bool:
     if parent:
         return found != parent

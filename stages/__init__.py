@@ -49,8 +49,11 @@ def run(command: click.Command) -> NoReturn:
     import sys
 
     from pipeline.errors import one_line
-    from pipeline.startup import begin_stage
+    from pipeline.startup import begin_stage, end
 
     begin_stage()  # for who calls this from another script
-    with one_line():
-        sys.exit(command.main(standalone_mode=False))
+    try:
+        with one_line():
+            sys.exit(command.main(standalone_mode=False))
+    finally:
+        end()

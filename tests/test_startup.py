@@ -210,3 +210,14 @@ def test_a_stage_starts_again_after_its_bytecode_was_cut(kept: float, package: P
 def test_importing_startup_imports_no_torch() -> None:
     found = "import sys, pipeline.startup; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", found], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_changes_nothing(signum: int) -> None:
+    program = f"""
+import atexit, os, click, stages
+atexit.register(lambda: (os.kill(os.getpid(), {int(signum)}), print("cleaned up")))
+stages.run(click.command()(lambda: print("done")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\ncleaned up\n", "")

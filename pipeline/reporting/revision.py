@@ -1,5 +1,6 @@
 """Values, tables and plots of another revision and of the workspace, as the command ``dvc`` reads them."""
 
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import NO_SPACE_ERRNOS, IntegrityError, PipelineError
+from pipeline.errors import NO_SPACE_ERRNOS, SPACE_WORDS, IntegrityError, PipelineError
 from pipeline.storage import load_json
 from pipeline.tracking.dvc_lock import locked_stages, read_locked
 from pipeline.tracking.dvc_repo import read_at
@@ -89,6 +90,8 @@ def dvc(*arguments: str) -> str:
         for number, name in re.findall(r"\[Errno (\d+)\](?:[^']*'([^']*)')?", " ".join(said)):
             if int(number) in NO_SPACE_ERRNOS:
                 raise OSError(int(number), os.strerror(int(number)), name or f"a file of dvc {arguments[0]}")
+        if any(map(SPACE_WORDS.search, said)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), f"a file of dvc {arguments[0]}")
         raise ComparisonError(f"dvc {arguments[0]} {arguments[1]}: {(said or [f'exit code {done.returncode}'])[0]}")
     print(done.stderr, end="", file=sys.stderr)
     return done.stdout

@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def load_mlflow() -> ModuleType:
     """Import and return mlflow, which takes seconds, with defaults for environment variables that the user has not set."""
     for name, value in _CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # below it, a signal in the middle of a query prints a traceback
     return importlib.import_module("mlflow")
 
 

@@ -204,6 +204,18 @@ def test_dvc_without_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (result.exit_code, result.stderr) == (74, said)
 
 
+def test_dvc_whose_database_has_no_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "dvc"
+    program.write_text('#!/bin/sh\necho "ERROR: unexpected error - disk I/O error" >&2\nexit 255\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: str(program))
+    result = invoke("report", "--against", "team/base")
+    assert (result.exit_code, result.stderr) == (
+        74,
+        "error: a file of dvc metrics: Input/output error; make room or make it writable, then run again\n",
+    )
+
+
 def test_dvc_keeps_the_variables_that_configure_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SITE_CACHE_DIR", "DVC_STAGE"):
         monkeypatch.setenv(name, "/elsewhere")
