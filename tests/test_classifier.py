@@ -72,6 +72,7 @@ def test_images_of_one_class_have_no_classifier(dataset: Dataset):
 
 
 def test_low_accuracy_is_not_accepted(classifier):
+    assert accept_classifier(classifier, classifier.accuracy)[0] is classifier
     assert accept_classifier(classifier, 0.5) == (classifier, {"accuracy": classifier.accuracy, "md5": ""})
     accepted, about = accept_classifier(replace(classifier, accuracy=0.4), 0.5)
     assert accepted is None

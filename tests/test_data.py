@@ -111,6 +111,7 @@ def test_holdout_cuts_without_overlap_and_by_seed_alone() -> None:
     assert (len(train), len(val)) == (90, 10)
     together = np.concatenate([train.pixels, val.pixels]).reshape(100, -1)
     assert np.array_equal(np.unique(together, axis=0), np.unique(images.pixels.reshape(100, -1), axis=0))
+    assert len(holdout(images, 0.001, seed=3)[1]) == 1, "one image at least"
     again = holdout(images, 0.1, seed=3)[1]
     other = holdout(images, 0.1, seed=4)[1]
     assert np.array_equal(val.pixels, again.pixels)
