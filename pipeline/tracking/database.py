@@ -117,6 +117,8 @@ def _tables(database: sqlite3.Connection) -> set[str]:
 def _is_whole(file: Path) -> bool:
     """Return whether a file has MLflow's tables with an experiment, which MLflow adds last; False for one to be made."""
     cure = "move it away, and `latent sync` makes a new one from DVC's files"
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        cure = f"correct MLFLOW_TRACKING_URI, or {cure}"
     try:
         if file.is_dir():
             raise IntegrityError(f"{file} is a folder, not MLflow's database; {cure}")

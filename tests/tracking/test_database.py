@@ -122,6 +122,14 @@ def test_what_is_no_database_is_refused_before_mlflow_tries(
 
 
 @pytest.mark.usefixtures("workspace")
+def test_the_cure_for_an_address_that_the_user_gave_is_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///folder")
+    with pytest.raises(PipelineError, match="is a folder, not MLflow's database; correct MLFLOW_TRACKING_URI, or move it away"):
+        store.records()
+
+
+@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("uri", ["sqlite:///file/mlflow.db", "sqlite:////proc/none/mlflow.db", "sqlite:nothing"])
 def test_an_address_where_no_database_can_be_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
