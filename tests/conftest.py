@@ -35,10 +35,12 @@ def _site_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC and MLflow leave variables that would lead a test to another repository or store."""
+    """DVC and MLflow leave variables that would lead a test to another repository or store; a make within make says more."""
     for name in os.environ:
         if name.startswith(("DVC_", "MLFLOW_")) and not name.startswith(("DVC_SITE_CACHE_DIR", "MLFLOW_HTTP_REQUEST_")):
             monkeypatch.delenv(name)
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
