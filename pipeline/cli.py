@@ -182,9 +182,9 @@ def doctor(fix: bool) -> None:
 
     Each line says what is to be done. The exit code is 1 when there is a problem.
     """
-    from pipeline.maintenance.doctor import doctor as examine
+    from pipeline.maintenance.doctor import doctor as run_checks
 
-    sys.exit(examine(fix))
+    sys.exit(run_checks(fix))
 
 
 @main.command()

@@ -3,7 +3,7 @@ May import everything in pipeline; a stage begins with its signals, and imports 
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # as type checkers know it; an import of typing would come before a stage's signals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path

@@ -11,8 +11,7 @@ from pipeline import runtime
 from pipeline.classifier import NO_CLASSES, Classifier, accept_classifier, load_classifier, save_classifier, train_classifier
 from pipeline.data import Dataset, Images, save_dataset
 from pipeline.errors import IntegrityError
-from pipeline.storage import load_arrays, save_arrays
-from tests.conftest import blobs
+from tests.conftest import blobs, craft
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +107,6 @@ def test_other_files_are_refused(tmp_path: Path):
 )
 def test_a_crafted_file_is_refused(wrong: dict, classifier: Classifier, tmp_path: Path):
     save_classifier(tmp_path / "c", classifier)
-    arrays, header = load_arrays(tmp_path / "c")
-    for name, value in wrong.items():
-        (arrays if isinstance(value, np.ndarray) else header)[name] = value
-    save_arrays(tmp_path / "c", arrays, header)
+    craft(tmp_path / "c", wrong)
     with pytest.raises(IntegrityError, match="c: not a classifier of this version"):
         load_classifier(tmp_path / "c")

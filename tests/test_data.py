@@ -10,7 +10,7 @@ import torch
 from pipeline.data import Dataset, Images, holdout, intensities, load_dataset, save_dataset
 from pipeline.errors import IntegrityError
 from pipeline.storage import load_arrays, save_arrays
-from tests.conftest import blobs
+from tests.conftest import blobs, craft
 
 LABELS = np.zeros(2, np.int64)
 
@@ -85,10 +85,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 )
 def test_a_crafted_prepared_file_is_refused(wrong: dict, dataset: Dataset, tmp_path: Path) -> None:
     save_dataset(tmp_path / "d", dataset)
-    arrays, header = load_arrays(tmp_path / "d")
-    for name, value in wrong.items():
-        (arrays if isinstance(value, np.ndarray) else header)[name] = value
-    save_arrays(tmp_path / "d", arrays, header)
+    craft(tmp_path / "d", wrong)
     with pytest.raises(IntegrityError, match="d: not a prepared data set"):
         load_dataset(tmp_path / "d")
 

@@ -11,8 +11,7 @@ import pytest
 from pipeline.data import Dataset, save_dataset
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import Results, load_results, save_results
-from pipeline.storage import load_arrays, save_arrays
-from tests.conftest import ROOT
+from tests.conftest import ROOT, craft
 from tests.figures.figure_examples import make
 
 
@@ -58,10 +57,7 @@ def test_other_files_are_refused(dataset: Dataset, tmp_path: Path):
 def test_crafted_results_are_refused(wrong: dict, tmp_path: Path):
     save_results(tmp_path / "r", make())
     assert load_results(tmp_path / "r").model == "vae"
-    arrays, header = load_arrays(tmp_path / "r")
-    for name, value in wrong.items():
-        (arrays if isinstance(value, np.ndarray) else header)[name] = value
-    save_arrays(tmp_path / "r", arrays, header)
+    craft(tmp_path / "r", wrong)
     with pytest.raises(IntegrityError, match="r: not results of this version"):
         load_results(tmp_path / "r")
 
