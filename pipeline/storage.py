@@ -1,6 +1,7 @@
 """Atomic writes, checksummed arrays in safetensors, and metrics files with one rounding and one spelling of a key."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ from safetensors.numpy import save
 from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 
 Arrays = dict[str, np.ndarray]
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # with the process that writes it
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # with the number of the process that writes it
 _METADATA_KEY = "pipeline"  # one key alone, because safetensors writes keys in hash order, which differs between processes
 
 
@@ -33,15 +34,11 @@ def md5(path: str | Path) -> str:
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether this is the temporary file of :func:`write` in a process that was killed."""
-    if not (name := _TEMPORARY.fullmatch(path.name)):
-        return False
-    try:
-        os.kill(int(name[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
+    """Return whether this is the temporary file of :func:`write` in a process that was killed: nobody holds its lock."""
+    if _TEMPORARY.fullmatch(path.name):
+        with suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
     return False
 
 
@@ -57,10 +54,12 @@ def write(path: str | Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except OSError as error:
         error.filename = str(path)  # which a full disk does not name
         raise

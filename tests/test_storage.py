@@ -4,8 +4,6 @@ import errno
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,17 +137,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fails: str, tmp_pat
     assert (tmp_path / "x").read_text() == "old"
 
 
-def test_the_next_write_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
-    killed = subprocess.Popen([sys.executable, "-c", ""])
-    killed.wait()
-    mine, parents, gone = (tmp_path / f".a[1].{pid}.tmp" for pid in (os.getpid(), os.getppid(), killed.pid))
-    of_others = tmp_path / f".a1.{killed.pid}.tmp"
-    for path in (parents, gone, of_others):
+def test_the_next_write_deletes_what_a_killed_one_left_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, of_another_file = tmp_path / ".a[1].7.tmp", tmp_path / ".a1.7.tmp"
+    for path in (gone, of_another_file):
         path.write_text("half")
+    replace, seen = os.replace, []
+
+    def replacing(temporary: Path, path: Path) -> None:
+        seen.append((temporary.name, storage.is_leftover(temporary)))
+        replace(temporary, path)
+
+    monkeypatch.setattr(os, "replace", replacing)
     storage.write(tmp_path / "a[1]", "whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", parents.name, of_others.name}
-    assert storage.is_leftover(of_others)
-    assert not any(map(storage.is_leftover, (mine, parents, tmp_path / "a[1]", tmp_path / ".a.tmp")))
+    assert seen == [(f".a[1].{os.getpid()}.tmp", False)], "its writer lives"
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", of_another_file.name}
+    assert storage.is_leftover(of_another_file)
+    assert not any(map(storage.is_leftover, (tmp_path / "a[1]", tmp_path / ".a.tmp", tmp_path / ".absent.7.tmp")))
 
 
 def test_md5_is_the_one_dvc_uses(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import threading
 from typing import Any
 
 WRITES = os.O_WRONLY | os.O_RDWR
-SESSION_LEADERS = {"dvc": os.kill, "group": os.killpg}  # dvc leads the group in which its stage runs
 
 
 class Agent:
@@ -68,14 +67,14 @@ class Agent:
             pass
         if self.plan.get("torn") and file is not None and not stat.S_ISDIR(os.fstat(file).st_mode):
             os.ftruncate(file, int(os.fstat(file).st_size * self.plan["torn"]))
-        if target == "parent":
-            os.kill(os.getppid(), number)
-        elif target != "self":
-            SESSION_LEADERS[target](os.getpgid(0), number)
-        elif number == signal.SIGKILL:
-            os.kill(self.pid, number)
-        else:  # a little later, because an exception would get lost in a callback of sqlite
-            timer = threading.Timer(0.002, os.kill, (self.pid, number))
+        kill = os.killpg if target == "group" else os.kill
+        process = {"self": self.pid, "parent": os.getppid()}.get(target, os.getpgid(0))  # dvc leads the group of its stage
+        # In a callback of sqlite the exception would get lost that a signal raises, its own or that of a parent's death. So what
+        # this process outlives for a moment comes a little later.
+        if number == signal.SIGKILL and (target in ("self", "group") or self.plan["event"] != "sql"):
+            kill(process, number)
+        else:
+            timer = threading.Timer(0.002, kill, (process, number))
             timer.daemon = True
             timer.start()
 
