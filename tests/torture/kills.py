@@ -46,7 +46,7 @@ def training(case: Case) -> None:
     """The trainer alone, in a checkpoint's write too."""
     stage, command = "train_vae", COMMANDS["train_vae"]
     counts = case.count(command, stage, "bare", checkpoint_seconds=0)
-    for length in chains(case, 110, 5):
+    for length in chains(case, 150, 5):
         repo = case.lab.repo(case.name, bare_store=True, without=OUTS[stage])
         options = {"checkpoint_seconds": 0} if case.random.random() < 0.7 else {}
         hits, where = 0, ""
