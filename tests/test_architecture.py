@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "datasets": {"data", "errors"},
     "models": {"data", "errors", "storage"},
     "tracking": {"data", "errors", "startup", "storage"},
-    "training": {"data", "errors", "models", "params", "runtime", "storage", "tracking"},
+    "training": {"data", "errors", "models", "params", "runtime", "startup", "storage", "tracking"},
     "classifier": {"data", "errors", "runtime", "storage"},
     "evaluation": {"classifier", "data", "errors", "models", "params", "runtime", "stats", "storage", "tracking"},
     "figures": {"errors", "evaluation"},

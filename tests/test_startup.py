@@ -196,6 +196,23 @@ def test_a_stage_starts_again_after_its_bytecode_could_not_be_written(package: P
         assert validate(package, **options) == (0, "")
 
 
+def test_a_signal_that_a_finalizer_drops_prints_nothing() -> None:
+    finalizer = """
+import os, signal
+from pipeline.startup import begin, stop_if_asked
+begin()
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+Dying()
+print("went on", flush=True)
+stop_if_asked()
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", finalizer], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "went on\n", "")
+
+
 @pytest.mark.parametrize("kept", [0, 16, 100, 0.5])
 def test_a_stage_starts_again_after_its_bytecode_was_cut(kept: float, package: Path) -> None:
     needed = {"__init__", "startup", "validate"}  # what deletes the damaged files; the process that writes one checks it, too

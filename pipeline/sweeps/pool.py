@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -33,12 +34,19 @@ def _work(task: Task, messages: Connection) -> None:
     begin()
     if parent := parent_process():
         die_with_parent(parent.pid)
+
+    def send(kind: str, content: Any) -> None:
+        try:
+            messages.send((kind, content))
+        except BrokenPipeError:  # the parent was killed, and the SIGTERM came where Python drops what a handler raises
+            sys.exit(128 + signal.SIGTERM)
+
     try:
-        messages.send(("done", task(lambda text: messages.send(("progress", text)))))
+        send("done", task(partial(send, "progress")))
     except Exception as error:
         if not (known := describe(error)):
             raise
-        messages.send(("failed", known))
+        send("failed", known)
 
 
 def _start(process: BaseProcess) -> None:

@@ -17,6 +17,7 @@ from pipeline.data import Images, holdout, load_dataset
 from pipeline.models import MODELS, ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import ModelParams, Params
+from pipeline.startup import stop_if_asked
 from pipeline.storage import flatten, md5, numbers, save_csv, save_metrics
 from pipeline.tracking import events, store
 from pipeline.tracking.run import Run
@@ -108,6 +109,7 @@ def _follow(
                 unsaved, saved_at = None, time.monotonic()
             run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
             log_grids(epoch)
+            stop_if_asked()
     except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last epoch is kept
         if unsaved:
             with suppress(OSError):

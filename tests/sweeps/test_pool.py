@@ -73,6 +73,21 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     parent.stdout.close()
 
 
+def test_a_process_that_has_lost_its_signal_ends_in_silence_at_its_next_report(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    imports = "from pipeline.sweeps.pool import run_all\nfrom tests.sweeps.pool_tasks import go_on\n"
+    script.write_text(f"{imports}if __name__ == '__main__':\n    run_all({{'a': go_on}}, 'work', at_once=1, units=1)\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, script]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stderr
+        assert parent.stdout.readline() == "a: working\n"
+        parent.kill()
+        parent.stdout.close()
+        assert parent.stderr.read() == ""  # its end comes when the child, who holds the pipe, has ended too
+
+
 def test_ctrl_c_reaches_the_processes_through_their_parent_alone(tmp_path: Path) -> None:
     """A terminal sends it to all; a process that still imports would print a traceback."""
     script, folder = tmp_path / "parent.py", tmp_path / "pids"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import storage
+from pipeline import startup, storage
 from pipeline.errors import BusyError, DivergedError, IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.training import checkpoint
@@ -74,6 +74,20 @@ def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
         epochs_kept = (stop - 1) // 6
         assert taken == stop + steps - 6 * epochs_kept, "it goes on from a checkpoint and does not start again"
         assert left_over(workspace) == []
+
+
+def test_a_signal_whose_exception_gets_lost_stops_a_training_after_its_epoch(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = run("vae", params, data_file, workspace / "whole")
+    monkeypatch.setattr(startup, "_signals", [signal.SIGTERM])  # as the handler leaves it
+    with pytest.raises(SystemExit) as stopped:
+        train("vae", params, data_file, workspace, workspace)
+    assert stopped.value.code == 143
+    monkeypatch.setattr(startup, "_signals", [])
+    capsys.readouterr()
+    assert run("vae", params, data_file, workspace) == expected
+    assert "continuing after epoch 1" in capsys.readouterr().out
 
 
 # A training in a process of its own that kills it, with no chance to clean up, at a given moment.
