@@ -8,8 +8,9 @@ from scipy.linalg import sqrtm
 from pipeline.stats import bootstrap_means, frechet_distance, standard_error, t_interval
 
 
-def test_standard_error_and_t_interval_are_those_of_scipy():
-    values = np.random.default_rng(0).normal(size=7)
+@pytest.mark.parametrize("size", [2, 7])
+def test_standard_error_and_t_interval_are_those_of_scipy(size: int):
+    values = np.random.default_rng(0).normal(size=size)
     assert standard_error(values) == pytest.approx(stats.sem(values))
     mean, half_width = t_interval(values, level=0.9)
     expected = stats.t.interval(0.9, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
