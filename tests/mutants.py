@@ -31,6 +31,10 @@ LEFT_OUT = (
     "tests/claims/test_comparison_models.py::test_the_stages",
     "tests/models/test_own_net.py",
     "tests/evaluation/test_results.py::test_results_and_ledger_do_not_load_torch",
+    "tests/training/test_resumed_runs.py",
+    "tests/training/test_run.py::test_a_training_stopped_at_any_step",
+    "tests/training/test_run.py::test_a_training_killed_by_sigkill",
+    "tests/training/test_run.py::test_sigterm",
 )
 # A test that ends by the time limit, mostly in an endless loop, or with the process has noticed the change, too.
 OUTCOMES = {"killed": "killed", "timeout": "killed", "segfault": "killed", "survived": "survived", "no tests": "not covered"}
@@ -69,6 +73,7 @@ def copy(room: str) -> Path:
         "also_copy": sorted(path.name for path in folder.iterdir() if path.name != "pipeline"),
         "pytest_add_cli_args": ["-p", "no:cacheprovider", *(f"--deselect={test}" for test in LEFT_OUT)],
         "pytest_add_cli_args_test_selection": [tests_of(room)],
+        "debug": True,  # writes what pytest says to the log
         "process_isolation": "forkserver",  # the threads of torch do not survive a fork
         "timeout_multiplier": 10.0,  # of the time of the unchanged code and the constant, in seconds
         "timeout_constant": 10.0,
@@ -102,6 +107,8 @@ def run(room: str, sample: int, seed: int, jobs: int) -> tuple[int, Counter[str]
             codes |= data.exit_code_by_key
         outcomes = Counter[str]()
         for name, file in tried.items():
+            if codes[name] == 255:
+                raise click.ClickException(f"pytest could not run the tests of {name}; has one an id with a line break?")
             status = status_by_exit_code[codes[name]]
             outcomes[OUTCOMES.get(status, status)] += 1
             if status != "killed":

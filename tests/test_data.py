@@ -54,6 +54,16 @@ def test_labels_may_be_of_one_class_up_to_the_largest() -> None:
         assert Images(pixels, np.full(2, label)).labels is not None
 
 
+def test_taken_images_keep_their_labels_and_factors() -> None:
+    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    images = Images(pixels, np.arange(5), np.arange(10).reshape(5, 2))
+    for indices in (np.array([4, 1]), slice(2, 4)):
+        for name, values in vars(images.take(indices)).items():
+            assert np.array_equal(values, getattr(images, name)[indices])
+    assert images.shape == (1, 1, 1)
+    assert len(images) == 5
+
+
 def test_intensities_of_numpy_and_torch_are_the_same_float32() -> None:
     pixels = np.arange(256, dtype=np.uint8)
     found = intensities(pixels)
@@ -101,7 +111,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         {"dataset": None},
         {"extra": 1},
     ],
-    ids=str,
+    ids=lambda wrong: str({name: np.shape(value) or value for name, value in wrong.items()}),
 )
 def test_a_crafted_prepared_file_is_refused(wrong: dict, dataset: Dataset, tmp_path: Path) -> None:
     save_dataset(tmp_path / "d", dataset)
