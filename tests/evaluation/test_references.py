@@ -134,7 +134,7 @@ def test_test_metrics_are_means_over_the_images_with_their_standard_errors(vae):
 
 
 def test_a_bound_on_all_images_is_its_mean_and_its_gain_has_a_standard_error(vae):
-    context = replace(vae, budget=replace(SMALL, importance_images=200, exact_images=200))
+    context = replace(vae, test=vae.test.take(slice(40)))
     numbers, columns, _ = log_likelihood(context)
     white = binarise(context.test)
     for x, purpose, found in (
