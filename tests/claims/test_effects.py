@@ -69,7 +69,7 @@ def test_models_are_compared_within_a_seed_and_seeds_without_both_do_not_count()
 
     results = [of("ae", None, seed, 10.0 * seed) for seed in (1, 2, 3)] + [of("deep", None, 2, 7.0)]
     results += [of("vae", 1.0, 1, 4.0), of("vae", 1.0, 2, 5.0), of("vae", 1.0, 4, 0.0)]
-    results += [of("vae_smaller", 0.5, 2, 3.0), of("vae_larger", 4.0, 1, 6.0), of("vae_larger", 4.0, 3, 0.0)]
+    results += [of("vae_smaller", 0.0, 2, 3.0), of("vae_larger", 4.0, 1, 6.0), of("vae_larger", 4.0, 3, 0.0)]
     entries = ledger(results)
     assert entries["smooth"]["estimate"] == np.mean([10 - 4, 20 - 5])
     assert entries["smooth/deep"]["estimate"] == 7 - 5
