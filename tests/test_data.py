@@ -48,6 +48,12 @@ def test_what_is_wrong_with_images_is_said(values: dict[str, np.ndarray], messag
         Images(**{"pixels": np.zeros((2, 1, 3, 3), np.uint8)} | values)
 
 
+def test_training_and_test_images_have_one_shape() -> None:
+    train, test = (Images(np.zeros((2, 1, size, 3), np.uint8)) for size in (3, 4))
+    with pytest.raises(ValueError, match=r"^training images \[1, 3, 3\] and test images \[1, 4, 3\] differ in shape$"):
+        Dataset("x", train, test)
+
+
 def test_labels_may_be_of_one_class_up_to_the_largest() -> None:
     pixels = np.zeros((2, 1, 3, 3), np.uint8)
     for label in (0, (1 << 16) - 1):
