@@ -131,10 +131,14 @@ def interval(killed: int, tried: int) -> tuple[float, float]:
 @click.option("--jobs", default=1, show_default=True, help="Mutants that are tried at once.")
 def main(chosen: tuple[str, ...], sample: int, seed: int, jobs: int) -> None:
     os.chdir(ROOT)
-    rows = []
+    rows, failed = [], []
     for room in chosen or ROOMS:
         started = time.monotonic()
-        mutants, outcomes = run(room, sample, seed, jobs)
+        try:
+            mutants, outcomes = run(room, sample, seed, jobs)
+        except click.ClickException as error:
+            failed.append(f"{room}: {error.message}")
+            continue
         killed, tried = outcomes["killed"], outcomes.total()
         low, high = interval(killed, tried)
         seconds = round(time.monotonic() - started)
@@ -142,6 +146,8 @@ def main(chosen: tuple[str, ...], sample: int, seed: int, jobs: int) -> None:
         rows.append((room, *counts, f"{killed / tried:.0%}", f"{low:.0%} to {high:.0%}", seconds))
         click.echo(dict(zip(COLUMNS, rows[-1], strict=True)))
     click.echo("\n".join(f"| {' | '.join(map(str, row))} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)))
+    if failed:
+        raise click.ClickException("\n".join(failed))
 
 
 if __name__ == "__main__":
