@@ -5,6 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.locked
 
 PORT := 5000
+SAMPLE := 80
+SEED := 1
 
 # The activated environment, and MLflow's telemetry off; stages call plain `python`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,7 +17,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test coverage check audit torture ui lock clean
+.PHONY: help env repro claims test coverage check audit torture mutants ui lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -55,6 +57,9 @@ audit: $(UV) ## Look the locked packages up in the database of known vulnerabili
 
 torture: env ## Inject faults for 15 minutes and print what survived, see docs/reliability.md
 	$(BIN)/python -m tests.torture $(TORTURE)
+
+mutants: env ## Change the code a little, many times, and print what no test notices, see docs/mutants.md
+	nice -n 19 $(BIN)/python -m tests.mutants $(foreach room,$(ROOM),--room $(room)) --sample $(SAMPLE) --seed $(SEED)
 
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
 	@$(BIN)/python -c 'import socket; exit(75 * (socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0))' 2>/dev/null || test $$? != 75 || \

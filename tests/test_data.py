@@ -34,6 +34,42 @@ def test_images_refuse_other_shapes_and_types(pixels: np.ndarray, labels: np.nda
         Images(pixels, labels, factors)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pixels": np.zeros((2, 3), np.int8)}, r"images must be uint8 \[N, C, H, W\], not int8 \[2, 3\]"),
+        ({"labels": np.zeros((2, 3), np.int64)}, r"labels must be int64 \[2\], not int64 \[2, 3\]"),
+        ({"factors": np.zeros((3, 4))}, r"factors must be int64 \[2, K\], not float64 \[3, 4\]"),
+        ({"labels": np.array([0, 1 << 16])}, "labels must be 0 to 65535, not 0 to 65536"),
+    ],
+)
+def test_what_is_wrong_with_images_is_said(values: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Images(**{"pixels": np.zeros((2, 1, 3, 3), np.uint8)} | values)
+
+
+def test_training_and_test_images_have_one_shape() -> None:
+    train, test = (Images(np.zeros((2, 1, size, 3), np.uint8)) for size in (3, 4))
+    with pytest.raises(ValueError, match=r"^training images \[1, 3, 3\] and test images \[1, 4, 3\] differ in shape$"):
+        Dataset("x", train, test)
+
+
+def test_labels_may_be_of_one_class_up_to_the_largest() -> None:
+    pixels = np.zeros((2, 1, 3, 3), np.uint8)
+    for label in (0, (1 << 16) - 1):
+        assert Images(pixels, np.full(2, label)).labels is not None
+
+
+def test_taken_images_keep_their_labels_and_factors() -> None:
+    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    images = Images(pixels, np.arange(5), np.arange(10).reshape(5, 2))
+    for indices in (np.array([4, 1]), slice(2, 4)):
+        for name, values in vars(images.take(indices)).items():
+            assert np.array_equal(values, getattr(images, name)[indices])
+    assert images.shape == (1, 1, 1)
+    assert len(images) == 5
+
+
 def test_intensities_of_numpy_and_torch_are_the_same_float32() -> None:
     pixels = np.arange(256, dtype=np.uint8)
     found = intensities(pixels)
@@ -63,8 +99,8 @@ def test_the_prepared_file_gives_the_data_back(dataset: Dataset, tmp_path: Path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    save_arrays(tmp_path / "d", {"x": np.zeros(1)}, {"dataset": "x"})
-    with pytest.raises(IntegrityError, match="not a prepared data set"):
+    save_arrays(tmp_path / "d", {"y": np.zeros(1), "x": np.zeros(1)}, {"dataset": "x"})
+    with pytest.raises(IntegrityError, match=r"not a prepared data set of this version \(unknown arrays: x, y\)"):
         load_dataset(tmp_path / "d")
 
 
@@ -81,7 +117,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         {"dataset": None},
         {"extra": 1},
     ],
-    ids=str,
+    ids=lambda wrong: str({name: np.shape(value) or value for name, value in wrong.items()}),
 )
 def test_a_crafted_prepared_file_is_refused(wrong: dict, dataset: Dataset, tmp_path: Path) -> None:
     save_dataset(tmp_path / "d", dataset)
@@ -118,3 +154,4 @@ def test_holdout_cuts_without_overlap_and_by_seed_alone() -> None:
 def test_mean_image_is_the_mean_intensity() -> None:
     images = blobs(20, seed=0)
     np.testing.assert_allclose(images.mean_image(), images.intensities.mean(axis=0), atol=1e-6)
+    assert images.mean_image().dtype == np.float32

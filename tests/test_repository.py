@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests import mutants
 from tests.conftest import ROOT
 
 WORKFLOWS = {path.name: YAML(typ="safe").load(path) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
@@ -116,3 +117,11 @@ def test_the_audit_says_when_it_could_not_look(case: str, tmp_path: Path) -> Non
     done = subprocess.run([".ci/audit"], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert (done.returncode, done.stderr) == (code, "")
     assert said in done.stdout
+
+
+def test_rooms_whose_code_is_mutated_have_tests() -> None:
+    assert set(mutants.ROOMS) < set(mutants.rooms())
+    assert all(map(mutants.files, mutants.rooms()))
+    for test in mutants.LEFT_OUT:
+        file, _, name = test.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text()

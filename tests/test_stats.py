@@ -8,12 +8,17 @@ from scipy.linalg import sqrtm
 from pipeline.stats import bootstrap_means, frechet_distance, standard_error, t_interval
 
 
-def test_standard_error_and_t_interval_are_those_of_scipy():
-    values = np.random.default_rng(0).normal(size=7)
+@pytest.mark.parametrize("size", [2, 7])
+def test_standard_error_and_t_interval_are_those_of_scipy(size: int):
+    values = np.random.default_rng(0).normal(size=size)
     assert standard_error(values) == pytest.approx(stats.sem(values))
     mean, half_width = t_interval(values, level=0.9)
     expected = stats.t.interval(0.9, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
     assert (mean - half_width, mean + half_width) == pytest.approx(expected)
+
+
+def test_an_interval_is_at_95_percent_unless_asked_otherwise():
+    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.4841), abs=1e-4)
 
 
 def test_standard_error_of_one_value_is_zero():
@@ -34,3 +39,13 @@ def test_frechet_distance_against_the_matrix_square_root():
     s_x, s_y = np.cov(x.T), np.cov(y.T)
     expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(s_x + s_y - 2 * sqrtm(s_x @ s_y).real)
     assert frechet_distance(x, y) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frechet_distance_of_points_on_a_line_is_that_of_one_dimension(seed: int):
+    # All but one eigenvalue of the covariances are zero, up to rounding to either side.
+    rng = np.random.default_rng(seed)
+    x, y, direction = rng.normal(size=50), 3 * rng.normal(size=60) + 1, rng.normal(size=8)
+    expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
+    found = frechet_distance(np.outer(x, direction), np.outer(y, direction))
+    assert found == pytest.approx(expected * direction @ direction, rel=1e-6)

@@ -1,9 +1,11 @@
 """Files are written whole or not at all, a changed bit is noticed, and metrics have one rounding and one spelling."""
 
 import errno
+import fcntl
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,15 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     storage.save_arrays(tmp_path / "x", ARRAYS, HEADER)
     storage.save_arrays(tmp_path / "other name", shuffled, HEADER)
     assert (tmp_path / "x").read_bytes() == (tmp_path / "other name").read_bytes()
+
+
+def test_the_bytes_of_a_file_stay_those_of_earlier_versions(tmp_path: Path) -> None:
+    storage.save_arrays(tmp_path / "x", ARRAYS, HEADER)
+    assert storage.md5(tmp_path / "x") == "842903c9ec52bbe2a3912124ca0b645b"
+    storage.save_metrics(tmp_path / "m.json", {"model": "vae", "test": {"recon": 132.2}})
+    assert (tmp_path / "m.json").read_bytes() == b'{\n  "model": "vae",\n  "test/recon": 132.2\n}\n'
+    storage.save_csv(tmp_path / "m.csv", [{"epoch": 1, "loss": 0.12345678}, {"epoch": 2, "loss": 3.0}])
+    assert (tmp_path / "m.csv").read_bytes() == b"epoch,loss\n1,0.123457\n2,3.0\n"
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
@@ -118,9 +129,24 @@ def test_arrays_of_another_type_or_shape_are_refused(array: np.ndarray, axes: st
         storage.check_arrays({"y": array}, {"x": axes})
 
 
+def test_arrays_that_fit_their_type_and_axes_are_accepted() -> None:
+    axes = {"codes": "f4 N d", "label*": "i N", "flags": "b1 *", "images": "f N 3 *"}
+    arrays = {"images": np.zeros((5, 3, 9)), "codes": np.zeros((5, 2), np.float32), "labels": np.zeros(5, int)}
+    storage.check_arrays(arrays | {"flags": np.zeros(7, bool)}, axes, d=2)
+    for sizes, said in (({"d": 3}, "not f4 N d with {'d': 3, 'N': 5}"), ({"N": 4}, "not f N 3 * with {'N': 4}")):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            storage.check_arrays(arrays, axes, **sizes)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="absent: no such file"):
         storage.load_arrays(tmp_path / "absent")
+
+
+def test_a_write_makes_the_folders_it_needs_and_takes_text(tmp_path: Path) -> None:
+    for text in ("é\r\n", ""):
+        storage.write(str(tmp_path / "new" / "folder" / "x"), text)
+        assert (tmp_path / "new" / "folder" / "x").read_bytes() == text.encode()
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -131,10 +157,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fails: str, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         storage.write(tmp_path / "x", "new")
+    assert raised.value.filename == str(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*args: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    storage.write(tmp_path / "x", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
 def test_the_next_write_deletes_what_a_killed_one_left_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

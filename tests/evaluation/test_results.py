@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def test_crafted_results_are_refused(wrong: dict, tmp_path: Path):
     craft(tmp_path / "r", wrong)
     with pytest.raises(IntegrityError, match="r: not results of this version"):
         load_results(tmp_path / "r")
+
+
+@pytest.mark.parametrize(("label", "allowed"), [(-1, False), (0, True), (65535, True), (65536, False)])
+def test_labels_of_results_are_those_of_a_data_set(label: int, allowed: bool, tmp_path: Path):
+    save_results(tmp_path / "r", make())
+    craft(tmp_path / "r", {"labels": np.full(60, label)})
+    with nullcontext() if allowed else pytest.raises(IntegrityError, match="labels: not those of a data set"):
+        assert (load_results(tmp_path / "r")["labels"] == label).all()
 
 
 def test_results_and_ledger_do_not_load_torch():

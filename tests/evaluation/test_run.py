@@ -93,6 +93,17 @@ def test_other_data_is_refused(files: Path, params: Params, train: Images, logge
     assert not logged
 
 
+def test_a_classifier_of_other_data_is_named(files: Path, params: Params, classifier: Classifier, logged: list[tuple[Any, ...]]):
+    save_classifier(files / "other", replace(classifier, dataset="circles"))
+    with pytest.raises(IntegrityError, match=r"/other: trained on \('circles', \(1, 8, 8\)\), but .*/data holds \('blobs', "):
+        evaluate(files, params, classifier="other", families=["test"])
+
+
+def test_without_a_table_none_is_logged(files: Path, params: Params, logged: list[tuple[Any, ...]]):
+    numbers = evaluate(files, params, families=["test"])
+    assert logged == [(md5(files / "vae"), numbers, [])]
+
+
 def test_unusable_classifier_is_noted(files: Path, params: Params, classifier: Classifier, logged: list[tuple[Any, ...]]):
     save_classifier(files / "poor", replace(classifier, accuracy=0.5))
     save_classifier(files / "none", None)

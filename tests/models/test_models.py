@@ -53,8 +53,8 @@ def test_parameter_counts_of_the_tutorial_nets() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("model", "gan"), ("net", "transformer")])
 def test_names_that_are_not_registered_are_refused(key: str, value: str) -> None:
-    config = {"model": "vae", "net": "mlp"} | {key: value}
-    with pytest.raises(ParamsError, match=f"{key}: '{value}' is not allowed; allowed is"):
+    config, allowed = {"model": "vae", "net": "mlp"} | {key: value}, ", ".join(MODELS if key == "model" else NETS)
+    with pytest.raises(ParamsError, match=f"{config['model']}.{key}: '{value}' is not allowed; allowed is {allowed}$"):
         ModelConfig(**config, image_shape=(1, 8, 8), latent_dim=2, hidden_dims=()).build()
 
 
@@ -77,6 +77,19 @@ def test_the_decoders_first_layer_gets_the_learning_rate_multiplier() -> None:
     faster = [group for group in model.param_groups(decoder_input_lr_multiplier=16.0) if group["lr_scale"] != 1]
     assert [[names[parameter] for parameter in group["params"]] for group in faster] == [["decoder.0.weight", "decoder.0.bias"]]
     assert faster[0]["lr_scale"] == 16.0
+
+
+def test_all_parameters_are_alike_unless_asked_otherwise() -> None:
+    model = new("vae")
+    assert model.param_groups() == [{"params": list(model.parameters()), "lr_scale": 1.0, "kind": "adam"}]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_objective_compares_what_is_decoded_from_the_encoder_input_with_the_images(name: str) -> None:
+    model, x, dropped = new(name), torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8)
+    terms = model.loss_terms(x, torch.zeros(5, model.noise_dim), encoder_input=dropped)
+    torch.testing.assert_close(terms["recon"], bernoulli_nll(model.decode(model.encode(dropped).mean), x).mean())
+    torch.testing.assert_close(terms["loss"], terms["recon"] + terms.get("kl", 0.0))
 
 
 def test_bernoulli_nll_equals_torch_distributions() -> None:

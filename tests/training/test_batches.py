@@ -1,0 +1,179 @@
+"""The draws and the steps of an epoch, what an epoch reports, and what a training starts from."""
+
+import fcntl
+import math
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import runtime
+from pipeline.errors import BusyError
+from pipeline.models import MODELS, ModelConfig
+from pipeline.params import Params
+from pipeline.runtime import Runtime
+from pipeline.storage import load_arrays
+from pipeline.training import batches, trainer
+from pipeline.training.batches import Batches, draw_batches, resident, run_epoch, validate
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.config import TrainConfig
+from pipeline.training.optimizer import Optimizer
+from pipeline.training.run import logged_params, new_model
+from pipeline.training.trainer import fit
+from tests.conftest import blobs
+
+CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=1e-2, seed=5, input_dropout=0.25)
+SHAPE = (1, 8, 8)
+
+
+def test_an_epoch_is_a_permutation_cut_into_full_batches() -> None:
+    first, second = (draw_batches(CONFIG, epoch, 100, SHAPE, 3) for epoch in (1, 2))
+    assert first.order.shape == first.mask_order.shape == (6, 16)
+    assert first.noise.shape == (6, 16, 3)
+    assert len(first.order.unique()) == 96
+    assert (first.order.min() >= 0, first.order.max() < 100) == (True, True)
+    assert draw_batches(CONFIG, 1, 10, SHAPE, 3).order.sort().values.tolist() == [list(range(10))]
+    for one, other in zip(first, second, strict=True):
+        assert not torch.equal(one, other)
+    assert abs(first.noise.mean()) < 4 / first.noise.numel() ** 0.5
+    assert first.noise.std() == pytest.approx(1, abs=0.15)
+
+
+def test_a_mask_hides_pixels_and_keeps_the_mean_of_the_others() -> None:
+    drawn = draw_batches(CONFIG, 1, 5000, SHAPE, 0)
+    assert drawn.masks.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert drawn.masks.mean().item() == pytest.approx(1, abs=0.01)
+    assert drawn.masks.shape == (1024, *SHAPE)
+    assert (drawn.mask_order.min() <= 5, drawn.mask_order.max() >= 1018) == (True, True)
+    without = draw_batches(replace(CONFIG, input_dropout=0.0), 1, 100, SHAPE, 0)
+    assert without.masks.eq(1).all()
+    assert without.masks.shape == (1, *SHAPE)
+    assert not without.mask_order.any()
+
+
+def test_every_draw_of_a_training_has_a_purpose_of_its_own_that_stays(monkeypatch: pytest.MonkeyPatch, rt: Runtime) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def recorded(*key: Any) -> torch.Generator:
+        seen.append(key)
+        return runtime.generator(*key)
+
+    for module in (batches, trainer):
+        monkeypatch.setattr(module, "generator", recorded)
+    list(fit(ModelConfig("vae", "mlp", SHAPE, 2, (4,)).build(), blobs(40, seed=0), blobs(9, seed=1), CONFIG, runtime=rt))
+    assert sorted(map(str, seen)) == sorted(
+        map(str, [(5, "validation"), *((5, name, epoch) for name in ("order", "noise", "masks") for epoch in (1, 2, 3))])
+    )
+
+
+def test_each_step_gets_its_images_masks_noise_and_learning_rate() -> None:
+    images = torch.randint(0, 256, (9, *SHAPE), dtype=torch.uint8)
+    order, mask_order = torch.tensor([[3, 1], [0, 8]]), torch.tensor([[0, 1], [1, 1]])
+    drawn = Batches(order, torch.rand(2, *SHAPE), mask_order, torch.randn(2, 2, 3))
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optimizer, seen = Optimizer([{"params": [weight]}]), []
+
+    def step(*given: Any) -> dict[str, Tensor]:
+        seen.append((*given, optimizer.num_steps))
+        return {"loss": torch.tensor(10.0 ** len(seen)), "kl": torch.tensor(1.0 * len(seen))}
+
+    applied = []
+    take = optimizer.step
+    optimizer.step = lambda closure=None, loss=None: applied.append((optimizer.param_groups[0]["lr"], loss)) or take(loss=loss)
+    totals = run_epoch(step, optimizer, images, drawn, 4.0, [0.5, 0.25])
+    assert {name: total.item() for name, total in totals.items()} == {"loss": 110, "kl": 3}
+    assert [(rate, loss.item()) for rate, loss in applied] == [(0.5, 10), (0.25, 100)]
+    for index, (x, encoder_input, noise, beta, done) in enumerate(seen):
+        torch.testing.assert_close(x, images[order[index]] / 255)
+        torch.testing.assert_close(encoder_input, x * drawn.masks[mask_order[index]])
+        assert torch.equal(noise, drawn.noise[index])
+        assert (beta, done) == (4.0, index)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_validation_is_the_mean_over_all_images_whatever_the_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = ModelConfig(name, "mlp", SHAPE, 2, (4,)).build(), blobs(21, seed=0)
+    noise = torch.randn(21, model.noise_dim)
+    with torch.no_grad():
+        expected = model.loss_terms(torch.from_numpy(images.intensities), noise)
+    for size in (2048, 8):
+        monkeypatch.setattr(batches, "_VALIDATION_BATCH", size)
+        found = validate(model, resident(images, torch.device("cpu")), noise)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert found[key] == pytest.approx(value.tolist(), rel=1e-5)
+
+
+def test_an_epoch_reports_means_over_its_steps_and_its_last_learning_rate(rt: Runtime) -> None:
+    config = replace(CONFIG, learning_rate=0.0, input_dropout=0.0, beta=3.0, schedule="constant", patience=2)
+    model, train, val = ModelConfig("vae", "mlp", SHAPE, 2, (4,)).build(), blobs(48, seed=0), blobs(9, seed=1)
+    epochs = list(fit(model, train, val, config, runtime=rt))
+    with torch.no_grad():
+        kl = model.loss_terms(torch.from_numpy(train.intensities), torch.zeros(48, 2))["kl"].item()
+    assert [(epoch.number, epoch.samples, epoch.is_last) for epoch in epochs] == [(1, 48, False), (2, 48, False), (3, 48, True)]
+    for epoch in epochs:
+        assert epoch.metrics["train/kl"] == pytest.approx(kl, rel=1e-5)
+        assert epoch.seconds > 0
+        assert epoch.state.header == {"epoch": epoch.number, "best_epoch": 1, "best_loss": epoch.metrics["val/loss"]} | {
+            "epochs_waited": epoch.number - 1
+        }
+    falling = [epoch.metrics["learning_rate"] for epoch in fit(model, train, val, replace(CONFIG, patience=0), runtime=rt)]
+    assert falling == pytest.approx([0.5e-2 * (1 + math.cos(math.pi * step / 9)) for step in (2, 5, 8)])
+    assert not model.training
+
+
+def test_the_config_of_a_training_is_that_of_the_params(params: Params) -> None:
+    config = TrainConfig.from_params(params, params.vae)
+    assert (config.seed, config.beta) == (params.seed, params.beta)
+    for section in (params.train, params.vae):
+        values = section.model_dump()
+        assert {name: value for name, value in vars(config).items() if name in values}.items() <= values.items()
+    assert config.batch_size == 16
+    assert config.decoder_input_lr_multiplier == 2.0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_params_of_a_training_are_all_that_decide_it(name: str, params: Params) -> None:
+    expected = {"seed": params.seed, "data.val_size": 0.2, "model.name": name}
+    expected |= {f"train.{key}": value for key, value in params.train.model_dump().items()}
+    expected |= {f"model.{key}": value for key, value in getattr(params, name).model_dump().items()}
+    assert logged_params(params, name) == expected | ({"beta": params.beta} if name == "vae" else {})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_first_weights_depend_on_the_seed_and_the_output_on_the_mean_image(name: str, params: Params) -> None:
+    images, before = blobs(40, seed=0), torch.random.get_rng_state()
+    trained = new_model(name, params, "blobs", images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        expected = ModelConfig(name, "mlp", SHAPE, 2, (16, 8)).build()
+    expected.start_at_mean(torch.from_numpy(images.mean_image()), 40)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(trained.model.state_dict()[key], value), key
+    assert (trained.config, trained.dataset) == (ModelConfig(name, "mlp", SHAPE, 2, (16, 8)), "blobs")
+    assert trained.beta == (params.beta if name == "vae" else None)
+
+
+def test_checkpoints_take_turns_and_their_holder_is_named(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, "vae", seed=1) as saved:
+        assert saved.folder == tmp_path / "vae" / saved.fingerprint
+        assert len(saved.fingerprint) == 32
+        assert (saved.folder / "lock").read_text() == str(os.getpid())
+        for epoch in (1, 2, 3):
+            saved.save({"x": np.zeros(1)}, {"epoch": epoch})
+            assert len(list(saved.folder.glob("*.safetensors"))) == min(epoch, 2)
+        assert [load_arrays(saved.folder / f"{index}.safetensors")[1]["epoch"] for index in (0, 1)] == [3, 2]
+        with pytest.raises(BusyError, match=f"^the same training already runs as process {os.getpid()}; wait for it or stop it$"):
+            Checkpoints(tmp_path, "vae", seed=1).__enter__()
+        assert saved.run_id() is None
+        assert saved.run_id("abc") == saved.run_id() == saved.run_id("") == "abc"
+    assert pickle.loads(pickle.dumps(saved)).folder == saved.folder  # noqa: S301 (its own)
+    with open(saved.folder / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
