@@ -11,7 +11,6 @@ HEADLINE = {
     "log_p": "log_likelihood/log_p",
     "frechet": "sample_quality/prior/frechet_distance",
     "knn": "latent/knn_accuracy",
-    "holes": "holes/hull/off_manifold",
 }
 MODELS = ("vae", "ae")
 

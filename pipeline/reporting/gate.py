@@ -153,17 +153,16 @@ def decision(found: Sequence[Change]) -> str:
 
 
 def change_table(found: Iterable[Change], against: str) -> str:
-    """Return the changes as a Markdown table; SE is the standard error of the change, which the test images alone give."""
+    """Return the changes as a Markdown table; SE is the standard error of a change over the test images."""
 
     def cells(change: Change) -> tuple[Any, ...]:
-        difference, allowed = float(change.new) - float(change.old), change.allowed if change.rule else None
-        if not change.comparable:
-            return change.metric, change.old, change.new, None, None, allowed, change.verdict
-        arrow = Markdown(f"{'▲' if difference > 0 else '▼'} {difference:+.4g}" if difference else "=")
-        errors = Markdown(f"{abs(difference) / change.error:.1f} SE") if difference and change.error else None
-        if errors and change.interval == "unpaired":
-            errors = Markdown(f"{errors}, unpaired")
-        verdict = Markdown(f"**{change.verdict}**") if change.verdict in {"worse", "better"} else change.verdict
-        return change.metric, change.old, change.new, arrow, errors, allowed, verdict
+        difference, arrow, errors = float(change.new) - float(change.old), None, None
+        if change.comparable:
+            arrow = f"{'▲' if difference > 0 else '▼'}\u00a0{difference:+.4g}" if difference else "="
+        if change.comparable and difference and change.error:
+            errors = f"{abs(difference) / change.error:.1f}\u00a0SE" + ", unpaired" * (change.interval == "unpaired")
+        verdict = f"**{change.verdict}**" if change.verdict in {"worse", "better"} else change.verdict
+        own = [Markdown(text or "-") for text in (arrow, errors)]
+        return change.metric, change.old, change.new, *own, change.allowed if change.rule else None, Markdown(verdict)
 
-    return table(("metric", against, "here", "change", "in SE", "allowed loss", "verdict"), list(map(cells, found)))
+    return table(("metric", against, "here", "change", "in SE", "allowed", "verdict"), list(map(cells, found)))

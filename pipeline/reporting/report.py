@@ -119,8 +119,9 @@ def write_report(against: str, out: Path, rules: Path | None) -> None:
     found = changes(dict.fromkeys([*names, *allowed]), allowed, sides, against)
     if allowed:
         said = f"**{decision(found)}** {origin}"
-    is_new = any(change.old != change.new for change in found)
-    headline = change_table(found, against) + SE if is_new else "No headline number changed."
+    changed = [change for change in found if change.old != change.new]
+    unchanged = f" {len(found) - len(changed)} headline numbers did not change." if len(found) > len(changed) else ""
+    headline = change_table(changed, against) + SE + unchanged if changed else "No headline number changed."
     parts = [f"### Compared with {markdown(against)}", said, param_changes(against), headline, claim_changes(sides, against)]
     parts += ["<!-- pictures -->"]
     for block in details(sides, against):

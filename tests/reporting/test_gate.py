@@ -80,10 +80,10 @@ def test_the_table_has_the_changes_and_a_sentence_names_what_got_worse() -> None
     lower = Rule(better="lower", tolerance=0.5)
     found = [Change("a/b", 1.0, 3.0, 0.1, "paired", lower), Change("a/c", 1.0, 0.9, 0.1, "unpaired", lower)]
     found += [Change("a/d", 2.0, 2.0, 0.1, "paired"), Change("a/e", 3.0, 9.0, 0.0, "none", lower, comparable=False)]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()[2:]]
+    rows = [[cell.strip(" ") for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()[2:]]
     assert rows == [
-        ["a/b", "1", "3", "▲ +2", "20.0 SE", "0.7", "**worse**"],
-        ["a/c", "1", "0.9", "▼ -0.1", "1.0 SE, unpaired", "0.7", "same"],
+        ["a/b", "1", "3", "▲\u00a0+2", "20.0\u00a0SE", "0.7", "**worse**"],
+        ["a/c", "1", "0.9", "▼\u00a0-0.1", "1.0\u00a0SE, unpaired", "0.7", "same"],
         ["a/d", "2", "2", "=", "-", "-", ""],
         ["a/e", "3", "9", "-", "-", "0.5", "another classifier"],
     ]

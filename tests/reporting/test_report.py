@@ -11,6 +11,8 @@ from PIL import Image
 from pipeline.storage import md5
 from tests.reporting.revisions import commit, invoke, write, write_metrics, write_picture
 
+DISTANCE = "sample_quality/prior/frechet_distance"
+
 
 def report_on(against: str = "team/base") -> tuple[str, str]:
     """Return comment.md and report.md."""
@@ -30,7 +32,7 @@ def test_the_comment_shows_what_changed_and_the_report_the_pictures(repository: 
     assert "**Params**: beta 1 → 4; fresh - → `@all`\n" in head
     assert "**Worse than allowed: vae/test/elbo.** Rules: gate.yaml at team/base." in head
     assert re.search(
-        r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼ -4 +\| 7.1 SE, unpaired +\| 1.63\d+ +\| \*\*worse\*\*", head, re.M
+        r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼\s-4 +\| 7.1\sSE, unpaired +\| 1.63\d+ +\| \*\*worse\*\*", head, re.M
     )
     assert folded.startswith("<summary>vae: 3 numbers changed</summary>")
     for row in (r"test/elbo +\| -140 +\| -144 +\| -4 ", r"test/gone +\| 1.5 +\| - +\| - ", r"test/fresh +\| - +\| 2 +\| - "):
@@ -64,15 +66,15 @@ def test_the_report_says_that_nothing_changed(repository: Path) -> None:
 
 def test_numbers_of_another_classifier_are_counted_and_not_shown(repository: Path) -> None:
     write_metrics()
-    measured = {"test/elbo": -140.0, "classifier/md5": "aa", "holes/hull/off_manifold": 0.2, "holes/hull/coverage": 0.4}
+    measured = {"test/elbo": -140.0, "classifier/md5": "aa", DISTANCE: 0.2, "holes/hull/coverage": 0.4}
     write("metrics/vae.json", measured)
     commit("one classifier")
-    write("metrics/vae.json", measured | {"test/elbo": -140.1, "holes/hull/off_manifold": 0.9, "holes/hull/coverage": 0.8})
-    assert re.search(r"hull/off_manifold +\| 0.2 +\| 0.9 +\| ▲ \+0.7 ", report_on("HEAD")[0])
-    values = {"test/elbo": -140.1, "classifier/md5": "bb", "holes/hull/off_manifold": 0.9, "holes/hull/coverage": 0.8}
+    write("metrics/vae.json", measured | {"test/elbo": -140.1, DISTANCE: 0.9, "holes/hull/coverage": 0.8})
+    assert re.search(rf"{DISTANCE} +\| 0.2 +\| 0.9 +\| ▲\s\+0.7 ", report_on("HEAD")[0])
+    values = {"test/elbo": -140.1, "classifier/md5": "bb", DISTANCE: 0.9, "holes/hull/coverage": 0.8}
     write("metrics/vae.json", values)
     comment, _ = report_on("HEAD")
-    assert re.search(r"hull/off_manifold +\| 0.2 +\| 0.9 +\| - +\| - +\| - +\| another classifier \|", comment)
+    assert re.search(rf"{DISTANCE} +\| 0.2 +\| 0.9 +\| - +\| - +\| - +\| another classifier \|", comment)
     assert "<summary>vae: 1 numbers changed</summary>\n\n2 numbers that another classifier measured are not compared." in comment
     assert "coverage" not in comment
 
@@ -103,7 +105,7 @@ def test_the_report_says_why_there_is_no_verdict(repository: Path) -> None:
     write_metrics(-144.0)
     comment, _ = report_on()
     assert "**No verdict**: data/train/sha256 must be the same on both sides" in comment
-    assert re.search(r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼ -4 +\| - +\| - +\| +\|$", comment, re.MULTILINE)
+    assert re.search(r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼\s-4 +\| - +\| - +\| +\|$", comment, re.MULTILINE)
 
 
 def test_a_comment_leaves_out_whole_blocks_that_are_too_long(repository: Path) -> None:
