@@ -21,7 +21,7 @@ RULES = "gate.yaml"
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 Metric = Annotated[str, Field(pattern=r"^\w[\w.@+=-]*(/\w[\w.@+=-]*)+$")]
 
-ERRORS = 2.0  # standard errors of the difference that are allowed beyond the tolerance
+ERRORS = 2.0  # standard errors of the paired difference that are allowed beyond the tolerance
 ROUNDING = 1e-5  # relative; metrics files hold six significant digits
 
 
@@ -81,8 +81,11 @@ class Change(NamedTuple):
 
     @property
     def allowed(self) -> float:
-        """The loss that passes: the tolerance and two standard errors."""
-        return (self.rule.tolerance if self.rule else 0.0) + ERRORS * self.error
+        """The loss that passes: the tolerance and, if both sides have the values of each image, two standard errors.
+
+        The unpaired error is not allowed on top: it is several times too large, as both sides measured the same images.
+        """
+        return (self.rule.tolerance if self.rule else 0.0) + ERRORS * self.error * (self.interval == "paired")
 
     @property
     def verdict(self) -> str:

@@ -13,6 +13,7 @@ from pipeline.errors import ParamsError
 from pipeline.params import load_yaml
 from pipeline.reporting.gate import Change, Gate, Rule, change_table, changes, check, decision, same_classifier
 from pipeline.reporting.revision import ComparisonError
+from pipeline.stats import standard_error
 from pipeline.storage import flatten
 from tests.conftest import ROOT
 from tests.reporting.revisions import ELBO, RULES, commit, invoke, run, write, write_images, write_metrics
@@ -53,10 +54,9 @@ def test_a_standard_error_of_one_side_is_no_interval() -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-def test_standard_errors_of_both_sides_widen_the_tolerance() -> None:
-    found = decide({"vae/test/elbo": (1.0, 1.0), "vae/test/elbo_se": (0.3, 0.4)})
-    assert (found.interval, found.allowed) == ("unpaired", pytest.approx(0.5 + 2 * 0.5))
-    assert decide({"vae/test/elbo": (1.0, 2.4), "vae/test/elbo_se": (0.3, 0.4)}).verdict == "same"
+def test_unpaired_standard_errors_are_shown_and_not_allowed_on_top() -> None:
+    found = decide({"vae/test/elbo": (1.0, 0.0), "vae/test/elbo_se": (0.3, 0.4)})
+    assert (found.interval, found.error, found.allowed, found.verdict) == ("unpaired", pytest.approx(0.5), 0.5, "worse")
 
 
 @pytest.mark.usefixtures("workspace")
@@ -83,7 +83,7 @@ def test_the_table_has_the_changes_and_a_sentence_names_what_got_worse() -> None
     rows = [[cell.strip(" ") for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()[2:]]
     assert rows == [
         ["a/b", "1", "3", "▲\u00a0+2", "20.0\u00a0SE", "0.7", "**worse**"],
-        ["a/c", "1", "0.9", "▼\u00a0-0.1", "1.0\u00a0SE, unpaired", "0.7", "same"],
+        ["a/c", "1", "0.9", "▼\u00a0-0.1", "1.0\u00a0SE, unpaired", "0.5", "same"],
         ["a/d", "2", "2", "=", "-", "-", ""],
         ["a/e", "3", "9", "-", "-", "0.5", "another classifier"],
     ]
@@ -109,7 +109,7 @@ def test_a_distance_of_another_classifier_is_not_compared(name: str, needs_one: 
     assert same_classifier(name, {})
 
 
-@pytest.mark.parametrize(("elbo", "code", "verdict"), [(-144.0, 1, "worse"), (-141.0, 0, "same"), (-137.0, 0, "better")])
+@pytest.mark.parametrize(("elbo", "code", "verdict"), [(-144.0, 1, "worse"), (-140.4, 0, "same"), (-137.0, 0, "better")])
 def test_the_gate_decides_between_commits(repository: Path, elbo: float, code: int, verdict: str) -> None:
     run("git", "switch", "--quiet", "--create", "change")
     write_metrics(elbo, elbo_se=0.4)
@@ -119,17 +119,19 @@ def test_the_gate_decides_between_commits(repository: Path, elbo: float, code: i
     row = next(line for line in result.stdout.splitlines() if line.startswith("| vae/test/elbo"))
     assert verdict in row
     assert "unpaired" in row
-    assert f"{0.5 + 2 * 0.4 * math.sqrt(2):.6g}" in row
+    assert f"{abs(elbo + 140) / (0.4 * math.sqrt(2)):.1f}\u00a0SE, unpaired" in row
     assert ("Worse than allowed: vae/test/elbo." in result.stdout) == bool(code)
 
 
-def test_paired_values_decide_what_standard_errors_cannot(repository: Path) -> None:
-    lost = ELBO - 1 + np.random.default_rng(1).normal(0, 0.5, len(ELBO))
+def test_two_standard_errors_of_paired_values_are_allowed_on_top(repository: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 5, len(ELBO))
+    lost = ELBO - 0.7 + noise - noise.mean()
     write_metrics(float(lost.mean()), elbo_se=0.4)
-    assert invoke("gate", "--against", "team/base").exit_code == 0  # unpaired, 1.63 is allowed
+    assert invoke("gate", "--against", "team/base").exit_code == 1
     write_images(lost)
     result = invoke("gate", "--against", "team/base")
-    assert result.exit_code == 1
+    assert result.exit_code == 0
+    assert f"{0.5 + 2 * standard_error(noise):.6g}" in result.stdout
     assert "unpaired" not in result.stdout
     write_images(lost + 1)  # their mean is not the metric
     assert "SE, unpaired |" in invoke("gate", "--against", "team/base").stdout
