@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.errors import NO_SPACE_ERRNOS, SPACE_WORDS, IntegrityError, ParamsError, PipelineError, reason
 from pipeline.storage import flatten, load_json
-from pipeline.tracking.dvc_lock import locked_stages, read_locked
+from pipeline.tracking.dvc_lock import read_locked
 from pipeline.tracking.dvc_repo import git, read_at
 
 _PLAIN = re.compile(r"-?[a-z0-9]+([ ._/:+=|-][a-z0-9]+)*", re.IGNORECASE | re.ASCII)  # means nothing to Markdown or GitHub
@@ -102,15 +102,16 @@ def metrics(against: str) -> Sides:
     """Return every value of ``metrics/*.json`` of a revision and of the workspace, named ``vae/test/elbo``: file and key.
 
     The order is that of the files and keys here. A file of the revision that this version cannot read is left out, with a note.
-    Raises ComparisonError when there is no such revision, and IntegrityError for a damaged metrics file or dvc.lock here.
+    Raises ComparisonError when there is no such revision, and IntegrityError when dvc.lock here is damaged, or a
+    metrics file is damaged or not the one of dvc.lock.
     """
     try:
         commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{against}^{{commit}}").decode().strip()
     except ParamsError:
         raise ComparisonError(f"{against!r} {UNKNOWN}") from None
-    locked_stages()
     sides: Sides = {}
     for path in sorted(Path("metrics").glob("*.json")):
+        read_locked(str(path))
         sides |= {f"{path.stem}/{key}": (None, value) for key, value in flatten(load_json(path)).items()}
     for name in git("ls-tree", "--name-only", "-z", commit, "./metrics/").decode().split("\0"):
         if name.endswith(".json"):

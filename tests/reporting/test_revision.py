@@ -198,6 +198,15 @@ def test_damaged_metrics_file_is_one_line(repository: Path, content: str) -> Non
         assert result.stderr.splitlines()[-1].startswith("error: metrics/vae.json: ")
 
 
+def test_a_metrics_file_that_was_edited_is_one_line(repository: Path) -> None:
+    write("dvc.lock", LOCK.replace("results/vae_images.parquet", "metrics/vae.json").format(md5=md5("metrics/vae.json")))
+    assert invoke("gate", "--against", "team/base").exit_code == 0
+    write_metrics(-120.0)
+    result = invoke("gate", "--against", "team/base")
+    said = "error: metrics/vae.json: not the file of dvc.lock; delete it and run `dvc repro`\n"
+    assert (result.exit_code, result.stderr) == (3, said)
+
+
 @pytest.mark.parametrize("content", ["true", '"x"', "null"])
 def test_metric_that_is_no_number_has_no_verdict(repository: Path, content: str) -> None:
     write("metrics/vae.json", f'{{"test/elbo": {content}}}')
