@@ -125,14 +125,15 @@ def gate(against: str, rules: Path | None) -> None:
 
     The exit code is 1 when a metric got worse than --rules allow, and 2 when the two sides cannot be compared.
     """
-    from pipeline.reporting.gate import load_rules, summary, verdicts
+    from pipeline.reporting.gate import change_table, changes, check, decision, load_rules
     from pipeline.reporting.revision import metrics
 
     sides = metrics(against)
     wanted, origin = load_rules(rules, against)
-    found = verdicts(wanted, sides, against)
-    click.echo(f"{summary(found, against)}\n{origin}")
-    sys.exit(any(verdict.worse for verdict in found))
+    check(wanted, sides, against)
+    found = changes(wanted.metrics, wanted.metrics, sides, against)
+    click.echo(f"{change_table(found, against)}\n\n{decision(found)}\n{origin}")
+    sys.exit(any(change.verdict == "worse" for change in found))
 
 
 @main.command()
@@ -145,6 +146,16 @@ def report(against: str, out: Path, rules: Path | None) -> None:
 
     write_report(against, out, rules)
     click.echo(f"wrote {out / 'report.md'} and {out / 'comment.md'}")
+
+
+@main.command()
+@click.option("--metrics", default="metrics", show_default=True, type=PATH, help="Folder of the metrics files.")
+def summary(metrics: Path) -> None:
+    """Print the result of the last run, what to open and what to try, as `dvc repro` does at its end."""
+    from pipeline.storage import load_json
+    from pipeline.summary import closing_lines
+
+    click.echo("\n".join(closing_lines(load_json(metrics / "data.json"), load_json(metrics / "summary.json"))))
 
 
 @main.command()

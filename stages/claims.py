@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -30,6 +31,9 @@ def main(results: tuple[Path, ...], params: Params, metrics: Path, table: Path, 
     except ValueError as error:
         raise IntegrityError(f"{', '.join(map(str, results))}: {error}; run `dvc repro -P` to evaluate them alike") from None
     save_json(metrics, {"models": {f"{one.model}_{one.seed}": one.weights_md5 for one in evaluated}, "claims": claims})
+    verdicts = Counter(entry["verdict"] for entry in claims.values())
+    counts = {"claims/held": verdicts["holds"], "claims/failed": verdicts["fails"], "claims/open": verdicts["inconclusive"]}
+    save_json(metrics.with_name("claims_summary.json"), counts)
     write(table, markdown(claims))
     write(figure, png(claims_figure(claims), params.figures.dpi))
     for name, entry in claims.items():

@@ -1,10 +1,11 @@
 """The gate: whether a metric got worse than at another revision, by more than gate.yaml allows."""
 
 import math
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,10 @@ from pipeline.reporting.revision import ComparisonError, Markdown, Sides, is_num
 from pipeline.tracking.dvc_repo import git
 
 RULES = "gate.yaml"
+Tables = tuple[pd.DataFrame, pd.DataFrame]
 Metric = Annotated[str, Field(pattern=r"^\w[\w.@+=-]*(/\w[\w.@+=-]*)+$")]
 
-ERRORS = 2.0  # standard errors of the difference that are allowed beyond the tolerance
+ERRORS = 2.0  # standard errors of the paired difference that are allowed beyond the tolerance
 ROUNDING = 1e-5  # relative; metrics files hold six significant digits
 
 
@@ -61,23 +63,48 @@ def load_rules(rules: Path | None, against: str) -> tuple[Gate, str]:
     return gate, f"Rules: {RULES} at {markdown(against)}{', which differs from the one here' if differs else ''}."
 
 
-class Verdict(NamedTuple):
-    """How a metric changed: the loss is by how much it got worse, and the interval says where its standard error comes from."""
+class Change(NamedTuple):
+    """How a metric changed and, where the gate has a rule for it, what is allowed."""
 
     metric: str
     old: float
     new: float
-    loss: float
-    allowed: float  # the tolerance and two standard errors of the loss
-    interval: str  # "paired", "unpaired" or "none"
+    error: float  # the standard error of the difference, 0 where it is not known
+    interval: str  # what that is from: "paired", "unpaired" or "none"
+    rule: Rule | None = None
+    comparable: bool = True  # whether no classifier measured it, or the same one measured both sides
 
     @property
-    def worse(self) -> bool:
-        """Whether the loss is over what is allowed, not counting the rounding of decimals: 0.1 + 0.2 is not over 0.3."""
-        return not (self.loss <= self.allowed or math.isclose(self.loss, self.allowed, abs_tol=1e-9 * abs(self.old)))
+    def loss(self) -> float:
+        """By how much the metric got worse."""
+        return (float(self.new) - float(self.old)) * (-1 if self.rule and self.rule.better == "higher" else 1)
+
+    @property
+    def allowed(self) -> float:
+        """The loss that passes: the tolerance and, if both sides have the values of each image, two standard errors.
+
+        The unpaired error is not allowed on top: it is several times too large, as both sides measured the same images.
+        """
+        return (self.rule.tolerance if self.rule else 0.0) + ERRORS * self.error * (self.interval == "paired")
+
+    @property
+    def verdict(self) -> str:
+        """``worse`` or ``better`` for a change that is larger than what is allowed, else ``same``; empty without a rule."""
+        if not self.comparable:
+            return "another classifier"
+        # The rounding of decimals does not count: 0.4 - 0.1 is not over 0.3.
+        within = abs(self.loss) <= self.allowed or math.isclose(abs(self.loss), self.allowed, abs_tol=1e-9 * abs(self.old))
+        return "" if not self.rule else "same" if within else "worse" if self.loss > 0 else "better"
 
 
-def difference_error(name: str, sides: Sides, tables: tuple[pd.DataFrame, pd.DataFrame] | None) -> tuple[float, str]:
+def same_classifier(name: str, sides: Sides) -> bool:
+    """Return whether no classifier measured a metric, or the same one on both sides."""
+    found = re.match(r"(.+?)/(holes/|sample_quality/|interpolation/\w+/(class_switches|entropy)$)", name)
+    old, new = sides.get(f"{found[1]}/classifier/md5", (None, None)) if found else (None, None)
+    return bool(old == new)
+
+
+def difference_error(name: str, sides: Sides, tables: Tables | None) -> tuple[float, str]:
     """Return the standard error of a metric's difference: paired by image if possible, else from ``NAME_se``, else 0 (none)."""
     column = name.split("/")[-1]  # of the images' values, if it averages to the metric
     if tables and all(
@@ -92,33 +119,53 @@ def difference_error(name: str, sides: Sides, tables: tuple[pd.DataFrame, pd.Dat
     return (math.hypot(*errors), "unpaired") if all(map(is_number, errors)) else (0.0, "none")
 
 
-def verdicts(gate: Gate, sides: Sides, against: str) -> list[Verdict]:
-    """Return a verdict for each metric of the gate that both sides have.
+def changes(names: Iterable[str], rules: Mapping[str, Rule], sides: Sides, against: str) -> list[Change]:
+    """Return how the metrics changed that are a number on both sides."""
+    found, tables = [], dict[str, Tables | None]()
+    for name in names:
+        old, new = sides.get(name, (None, None))
+        if is_number(old) and is_number(new):
+            if (model := name.split("/")[0]) not in tables:
+                tables[model] = per_image(model, against)
+            error, interval = difference_error(name, sides, tables[model])
+            found.append(Change(name, old, new, error, interval, rules.get(name), same_classifier(name, sides)))
+    return found
 
-    Raises ComparisonError when the sides measured different things, or a metric that is not optional is missing.
-    """
+
+def check(gate: Gate, sides: Sides, against: str) -> None:
+    """Raise ComparisonError when the sides measured different things, or lack a metric that is not optional."""
     for name in gate.same:
         old, new = sides.get(name, (None, None))
         if old is None or old != new:
             raise ComparisonError(f"{name} must be the same on both sides: {old} at {against}, {new} here; nothing is compared")
-    tables = {model: per_image(model, against) for model in sorted({name.split("/")[0] for name in gate.metrics})}
-    found, missing = [], []
+    missing = []
     for name, rule in gate.metrics.items():
         old, new = sides.get(name, (None, None))
-        if is_number(old) and is_number(new):
-            loss = float(old) - float(new) if rule.better == "higher" else float(new) - float(old)
-            error, interval = difference_error(name, sides, tables[name.split("/")[0]])
-            found.append(Verdict(name, old, new, loss, rule.tolerance + ERRORS * error, interval))
-        elif not (rule.optional and None in (old, new)):
+        if not (is_number(old) and is_number(new)) and not (rule.optional and None in (old, new)):
             missing.append(f"{name} is {old} at {against}, {new} here")
     if missing:
         raise ComparisonError(f"{'; '.join(missing)}: a metric of the gate must be a number, or absent and optional")
-    return found
 
 
-def summary(found: Sequence[Verdict], against: str) -> str:
-    """Return the verdicts as a Markdown table and a sentence."""
-    rows = [(*verdict, Markdown("**worse**") if verdict.worse else "better" if verdict.loss < 0 else "ok") for verdict in found]
-    worse = [verdict.metric for verdict in found if verdict.worse]
+def decision(found: Sequence[Change]) -> str:
+    """Return the gate's decision as a sentence, and whether rows are left out of it."""
+    worse = [change.metric for change in found if change.verdict == "worse"]
     sentence = f"Worse than allowed: {', '.join(map(markdown, worse))}." if worse else "No metric got worse than allowed."
-    return f"{table(('metric', against, 'here', 'loss', 'allowed', 'interval', 'verdict'), rows)}\n\n{sentence}"
+    left_out = "" if all(change.comparable for change in found) else " What another classifier measured is not compared."
+    return sentence + left_out
+
+
+def change_table(found: Iterable[Change], against: str) -> str:
+    """Return the changes as a Markdown table; SE is the standard error of a change over the test images."""
+
+    def cells(change: Change) -> tuple[Any, ...]:
+        difference, arrow, errors = float(change.new) - float(change.old), None, None
+        if change.comparable:
+            arrow = f"{'▲' if difference > 0 else '▼'}\u00a0{difference:+.4g}" if difference else "="
+        if change.comparable and difference and change.error:
+            errors = f"{abs(difference) / change.error:.1f}\u00a0SE" + ", unpaired" * (change.interval == "unpaired")
+        verdict = f"**{change.verdict}**" if change.verdict in {"worse", "better"} else change.verdict
+        own = [Markdown(text or "-") for text in (arrow, errors)]
+        return change.metric, change.old, change.new, *own, change.allowed if change.rule else None, Markdown(verdict)
+
+    return table(("metric", against, "here", "change", "in SE", "allowed", "verdict"), list(map(cells, found)))

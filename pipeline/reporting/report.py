@@ -1,4 +1,4 @@
-"""One Markdown file on what changed since another revision: gate, params, metrics, plots, figures."""
+"""What changed since another revision, in Markdown: gate and headline, params, claims, all numbers, plots, figures."""
 
 import json
 import re
@@ -11,21 +11,61 @@ from typing import Any
 import vl_convert
 
 from pipeline.errors import IntegrityError, PipelineError
-from pipeline.reporting.gate import load_rules, summary, verdicts
+from pipeline.reporting.gate import Rule, change_table, changes, check, decision, load_rules, same_classifier
 from pipeline.reporting.revision import Markdown, Sides, is_number, markdown, metrics, params, plots, prose, table
 from pipeline.storage import md5, write
+from pipeline.summary import HEADLINE, MODELS
 
 COMMENT_LENGTH = 60_000  # characters; GitHub refuses a comment of more than 65,536
 NUMBERS = {".csv", ".json", ".tsv"}
+MOST = 20  # rows of what is not the metrics
+FILES = [*MODELS, *(f"{model}_train" for model in MODELS), "classifier", "comparison", "data"]  # in the order of the report
+SE = (
+    "\n\nSE: the standard error of the change over the test images. Another seed or CPU adds to it; the allowed loss covers that."
+)
 
 
-def changes(kind: str, sides: Sides, against: str) -> str:
-    """Return a table of the values that differ, or the sentence that none does."""
-    changed = [(name, old, new) for name, (old, new) in sides.items() if old != new]
-    rows = [
-        (name, old, new, float(new) - float(old) if is_number(old) and is_number(new) else None) for name, old, new in changed
-    ]
-    return table((kind, against, "here", "change"), rows) if rows else f"No {kind} changed."
+def param_changes(against: str) -> str:
+    """Return the params that differ as one line."""
+    changed = [f"{markdown(name)} {markdown(old)} → {markdown(new)}" for name, (old, new) in params(against).items()]
+    shown = [*changed[:MOST], *([f"and {len(changed) - MOST} more"] if len(changed) > MOST else [])]
+    return f"**Params**: {'; '.join(shown)}" if changed else "No param changed."
+
+
+def claim_changes(sides: Sides, against: str) -> str:
+    """Return a table of the claims whose verdict differs; says where the ledger is of other models than those that are here."""
+    verdicts = {name: pair for name, pair in sides.items() if name.startswith("claims/claims/") and name.endswith("/verdict")}
+    compared = {here for name, (_, here) in sides.items() if name.startswith("claims/models/")}
+    models = {md5(path) for path in Path("models").glob("*.safetensors") if path.stem != "classifier"}
+    if compared and not models <= compared:
+        return "The claims are of other models than these; `make claims` tests them anew."
+    rows = []
+    for name, (old, new) in verdicts.items():
+        if old != new:
+            key = name.removesuffix("/verdict")
+            statement = next(filter(None, reversed(sides.get(f"{key}/claim", ()))), None)
+            rows.append((key.removeprefix("claims/claims/"), statement, old, new))
+    return table(("claim", "statement", against, "here"), rows[:MOST]) if rows else "No verdict of a claim changed."
+
+
+def details(sides: Sides, against: str) -> Iterator[str]:
+    """Yield, for each metrics file, all numbers that differ, by family, folded."""
+    files: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for name, (old, new) in sides.items():
+        file, _, key = name.partition("/")
+        shown = file if file in FILES else "other files"
+        numbers = [value for value in (old, new) if is_number(value)]
+        if old != new and numbers and file not in {"claims", "claims_summary", "summary"}:
+            row = key if shown == file else name, old, new, float(new) - float(old) if len(numbers) == 2 else None
+            family = "another classifier" if not same_classifier(name, sides) else key.split("/")[0]
+            files.setdefault(shown, {}).setdefault(family, []).append(row)
+    for file in sorted(files, key=[*FILES, "other files"].index):
+        left_out, tables = len(files[file].pop("another classifier", [])), list[str]()
+        for family, rows in files[file].items():
+            tables.append(f"**{markdown(family)}**\n\n{table(('metric', against, 'here', 'change'), rows)}")
+        note = [f"{left_out} numbers that another classifier measured are not compared."] if left_out else []
+        count = sum(map(len, files[file].values()))
+        yield "\n\n".join([f"<details><summary>{file}: {count} numbers changed</summary>", *note, *tables, "</details>"])
 
 
 def curve(content: dict[str, Any]) -> bytes | None:
@@ -61,28 +101,33 @@ def pictures(against: str, out: Path) -> Iterator[str]:
                 yield f"### {markdown(name)}\n\n{table((against, 'here'), [cells])}"
 
 
-def ledger_note(sides: Sides) -> str:
-    """Return a sentence where the ledger of claims was made of other models than those that are here now."""
-    compared = {here for name, (_, here) in sides.items() if name.startswith("claims/models/")}
-    models = {md5(path) for path in Path("models").glob("*.safetensors") if path.stem != "classifier"}
-    note = "The claims are of other models than these; `make claims` tests them anew.\n\n"
-    return note if compared and not models <= compared else ""
-
-
 def write_report(against: str, out: Path, rules: Path | None) -> None:
-    """Write report.md, and comment.md without pictures, to a folder. Raises ComparisonError when there is no such revision."""
-    sides = metrics(against)
+    """Write comment.md, which fits a screen, and report.md, that with all pictures, to a folder.
+
+    Raises ComparisonError when there is no such revision.
+    """
+    sides, allowed = metrics(against), dict[str, Rule]()
     try:
         gate, origin = load_rules(rules, against)
-        decision = f"{summary(verdicts(gate, sides, against), against)}\n\n{origin}"
+        check(gate, sides, against)
+        allowed = gate.metrics
     except IntegrityError:
         raise
     except PipelineError as error:
-        decision = f"No verdict: {prose(str(error))}."
-    sections = {"Gate": decision, "Params": changes("param", params(against), against)}
-    sections["Metrics"] = ledger_note(sides) + changes("metric", sides, against)
-    tables = "\n\n".join([f"# Against {markdown(against)}", *(f"## {title}\n\n{text}" for title, text in sections.items())])
+        said = f"**No verdict**: {prose(str(error))}."
+    names = [f"{model}/{key}" for model in MODELS for key in HEADLINE.values()]
+    found = changes(dict.fromkeys([*names, *allowed]), allowed, sides, against)
+    if allowed:
+        said = f"**{decision(found)}** {origin}"
+    changed = [change for change in found if change.old != change.new]
+    unchanged = f" {len(found) - len(changed)} headline numbers did not change." if len(found) > len(changed) else ""
+    headline = change_table(changed, against) + SE + unchanged if changed else "No headline number changed."
+    parts = [f"### Compared with {markdown(against)}", said, param_changes(against), headline, claim_changes(sides, against)]
+    parts += ["<!-- pictures -->"]
+    for block in details(sides, against):
+        is_short = len("\n\n".join([*parts, block])) < COMMENT_LENGTH
+        parts += [block] if is_short else ["More numbers changed than fit into a comment."]
+    tables = "\n\n".join(parts)
     shown = "\n\n".join(pictures(against, out)) or "No plot or figure changed."
+    write(out / "comment.md", f"{tables}\n")
     write(out / "report.md", f"{tables}\n\n## Pictures\n\n{shown}\n")
-    comment = tables if len(tables) < COMMENT_LENGTH else tables[:COMMENT_LENGTH].rsplit("\n", 1)[0] + "\n\n(cut here)"
-    write(out / "comment.md", f"{comment}\n\nPlots and figures of both sides are in report.md of the uploaded `report`.\n")

@@ -1,4 +1,4 @@
-"""Values, tables and plots of another revision and of the workspace, as the command ``dvc`` reads them."""
+"""Values, tables and plots of another revision and of the workspace: metrics from git, all else by the command ``dvc``."""
 
 import errno
 import io
@@ -14,14 +14,15 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import NO_SPACE_ERRNOS, SPACE_WORDS, IntegrityError, PipelineError
-from pipeline.storage import load_json
-from pipeline.tracking.dvc_lock import locked_stages, read_locked
-from pipeline.tracking.dvc_repo import read_at
+from pipeline.errors import NO_SPACE_ERRNOS, SPACE_WORDS, IntegrityError, ParamsError, PipelineError, reason
+from pipeline.storage import flatten, load_json
+from pipeline.tracking.dvc_lock import read_locked
+from pipeline.tracking.dvc_repo import git, read_at
 
 _PLAIN = re.compile(r"-?[a-z0-9]+([ ._/:+=|-][a-z0-9]+)*", re.IGNORECASE | re.ASCII)  # means nothing to Markdown or GitHub
 _LINKED = re.compile(r"www\.|\bGH-\d|\b[0-9a-f]{7,40}\b", re.IGNORECASE)  # but for what GitHub makes a link
 _LONGEST = 200  # characters of a value
+UNKNOWN = "is no revision of this repository; `git branch --all` and `git tag` list them"
 # The variables by which a running dvc leads another one to its repository; others configure DVC.
 _OF_A_RUN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "MLFLOW_")
 
@@ -98,28 +99,30 @@ def dvc(*arguments: str) -> str:
 
 
 def metrics(against: str) -> Sides:
-    """Return every metric of a revision and of the workspace, named ``vae/test/elbo``: the file's stem and the metric's key.
+    """Return every value of ``metrics/*.json`` of a revision and of the workspace, named ``vae/test/elbo``: file and key.
 
-    Raises ComparisonError when there is no such revision, or two metrics files have the same stem, and IntegrityError for a
-    damaged metrics file or dvc.lock.
+    The order is that of the files and keys here. A file of the revision that this version cannot read is left out, with a note.
+    Raises ComparisonError when there is no such revision, and IntegrityError when dvc.lock here is damaged, or a
+    metrics file is damaged or not the one of dvc.lock.
     """
-    # dvc would compare the workspace with itself and find no difference.
-    if against in {"", "workspace"} or against.startswith("-"):
-        raise ComparisonError(f"{against!r} is not a revision to compare with")
-    locked_stages()
-    files = json.loads(dvc("metrics", "diff", against, "--all", "--json"))
-    for file in files:  # dvc leaves out a damaged one
-        if file.endswith(".json") and Path(file).exists():
-            load_json(file)
-    if len({Path(file).stem for file in files}) < len(files):
-        raise ComparisonError(f"two metrics files have the same name: {', '.join(sorted(files))}")
+    try:
+        commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{against}^{{commit}}").decode().strip()
+    except ParamsError:
+        raise ComparisonError(f"{against!r} {UNKNOWN}") from None
     sides: Sides = {}
-    for file, values in files.items():
-        for key, value in values.items():
-            name = f"{Path(file).stem}/{key.replace('.', '/')}"  # dvc joins the keys of nested metrics by dots
-            old, new = sides.get(name, (None, None))  # dvc has two keys for it where one side is nested and the other flat
-            sides[name] = (old if value.get("old") is None else value["old"], new if value.get("new") is None else value["new"])
-    return dict(sorted(sides.items()))
+    for path in sorted(Path("metrics").glob("*.json")):
+        read_locked(str(path))
+        sides |= {f"{path.stem}/{key}": (None, value) for key, value in flatten(load_json(path)).items()}
+    for name in git("ls-tree", "--name-only", "-z", commit, "./metrics/").decode().split("\0"):
+        if name.endswith(".json"):
+            try:
+                values = flatten(json.loads(git("show", f"{commit}:./{name}")))
+            except (ValueError, AttributeError, RecursionError) as error:
+                print(f"note: {name} of {against} is left out ({reason(error)})", file=sys.stderr)
+                continue
+            there = {f"{Path(name).stem}/{key}": value for key, value in values.items()}
+            sides |= {key: (value, sides.get(key, (None, None))[1]) for key, value in there.items()}
+    return sides
 
 
 def params(against: str) -> Sides:

@@ -125,7 +125,7 @@ class Training:
                 latent = f"metrics/{self.settings['model.name']}_latent.csv"
                 events.log_figures(run, stage.module, files(source.unfolded(stage), ".png", latent))
             if stage.module == "claims":
-                for ledger in files(stage, ".json"):
+                for ledger in files(stage, "/claims.json"):
                     try:
                         events.log_claims(run, load_json(ledger).get("claims", {}))
                     except UNREADABLE as error:

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.errors import ParamsError
 from pipeline.params import load_yaml
-from pipeline.reporting.gate import Gate, Rule, Verdict, summary, verdicts
+from pipeline.reporting.gate import Change, Gate, Rule, change_table, changes, check, decision, same_classifier
 from pipeline.reporting.revision import ComparisonError
+from pipeline.stats import standard_error
 from pipeline.storage import flatten
 from tests.conftest import ROOT
 from tests.reporting.revisions import ELBO, RULES, commit, invoke, run, write, write_images, write_metrics
@@ -20,27 +21,31 @@ from tests.reporting.revisions import ELBO, RULES, commit, invoke, run, write, w
 SAME = {"data/name": ("blobs", "blobs"), "data/train/sha256": ("aa", "aa")}
 
 
-def decide(sides: dict[str, tuple[Any, Any]], **rule: Any) -> Verdict:
-    rules = Gate(same=list(SAME), metrics={"vae/test/elbo": Rule(**{"better": "higher", "tolerance": 0.5} | rule)})
-    (verdict,) = verdicts(rules, SAME | sides, "main")
-    return verdict
+def decide(sides: dict[str, tuple[Any, Any]], **rule: Any) -> Change:
+    gate = Gate(same=list(SAME), metrics={"vae/test/elbo": Rule(**{"better": "higher", "tolerance": 0.5} | rule)})
+    check(gate, SAME | sides, "main")
+    (change,) = changes(gate.metrics, gate.metrics, SAME | sides, "main")
+    return change
 
 
 @pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize(
-    ("old", "new", "rule", "worse"),
+    ("old", "new", "rule", "verdict"),
     [
-        (-140.0, -140.5, {}, False),  # just what is tolerated
-        (-140.0, -140.500001, {}, True),
-        (0.1, 0.4, {"better": "lower", "tolerance": 0.3}, False),  # 0.4 - 0.1 > 0.3 in binary
-        (2, 1, {"tolerance": 0.0}, True),
-        (1, 2, {"tolerance": 0.0}, False),
-        (1.0, 9.0, {"better": "lower"}, True),
-        (9.0, 1.0, {"better": "lower"}, False),
+        (-140.0, -140.5, {}, "same"),  # just what is tolerated
+        (-140.0, -140.500001, {}, "worse"),
+        (-140.0, -139.5, {}, "same"),
+        (-140.0, -139.4, {}, "better"),
+        (0.1, 0.4, {"better": "lower", "tolerance": 0.3}, "same"),  # 0.4 - 0.1 > 0.3 in binary
+        (2, 1, {"tolerance": 0.0}, "worse"),
+        (1, 2, {"tolerance": 0.0}, "better"),
+        (1, 1, {"tolerance": 0.0}, "same"),
+        (1.0, 9.0, {"better": "lower"}, "worse"),
+        (9.0, 1.0, {"better": "lower"}, "better"),
     ],
 )
-def test_a_loss_over_the_tolerance_is_worse(old: float, new: float, rule: dict[str, Any], worse: bool) -> None:
-    assert decide({"vae/test/elbo": (old, new)}, **rule).worse == worse
+def test_a_change_is_named_beyond_the_tolerance(old: float, new: float, rule: dict[str, Any], verdict: str) -> None:
+    assert decide({"vae/test/elbo": (old, new)}, **rule).verdict == verdict
 
 
 @pytest.mark.usefixtures("workspace")
@@ -49,9 +54,9 @@ def test_a_standard_error_of_one_side_is_no_interval() -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-def test_standard_errors_of_both_sides_widen_the_tolerance() -> None:
-    found = decide({"vae/test/elbo": (1.0, 1.0), "vae/test/elbo_se": (0.3, 0.4)})
-    assert (found.interval, found.allowed) == ("unpaired", pytest.approx(0.5 + 2 * 0.5))
+def test_unpaired_standard_errors_are_shown_and_not_allowed_on_top() -> None:
+    found = decide({"vae/test/elbo": (1.0, 0.0), "vae/test/elbo_se": (0.3, 0.4)})
+    assert (found.interval, found.error, found.allowed, found.verdict) == ("unpaired", pytest.approx(0.5), 0.5, "worse")
 
 
 @pytest.mark.usefixtures("workspace")
@@ -63,20 +68,48 @@ def test_a_metric_of_the_gate_must_be_a_number(new: Any) -> None:
 
 @pytest.mark.usefixtures("workspace")
 def test_an_optional_metric_may_be_absent_but_not_broken() -> None:
-    rules = Gate(same=[], metrics={"vae/test/elbo": Rule(better="higher", tolerance=0.5, optional=True)})
-    assert verdicts(rules, {"vae/test/elbo": (None, 1.0)}, "main") == verdicts(rules, {}, "main") == []
+    gate = Gate(same=[], metrics={"vae/test/elbo": Rule(better="higher", tolerance=0.5, optional=True)})
+    for sides in ({"vae/test/elbo": (None, 1.0)}, {}):
+        check(gate, sides, "main")
+        assert changes(gate.metrics, gate.metrics, sides, "main") == []
     with pytest.raises(ComparisonError, match="nan"):
-        verdicts(rules, {"vae/test/elbo": (1.0, math.nan)}, "main")
+        check(gate, {"vae/test/elbo": (1.0, math.nan)}, "main")
 
 
-def test_the_summary_names_the_metrics_that_got_worse() -> None:
-    text = summary([Verdict("a/b", 1.0, 3.0, 2.0, 0.5, "none"), Verdict("a/c", 1.0, 0.5, -0.5, 0.1, "paired")], "v1")
-    assert re.search(r"^\| a/b +\| 1 +\| 3 +\| 2 +\| 0.5 +\| none +\| \*\*worse\*\* \|$", text, re.MULTILINE)
-    assert re.search(r"^\| a/c .*\| paired +\| better +\|$", text, re.MULTILINE)
-    assert text.endswith("\nWorse than allowed: a/b.")
+def test_the_table_has_the_changes_and_a_sentence_names_what_got_worse() -> None:
+    lower = Rule(better="lower", tolerance=0.5)
+    found = [Change("a/b", 1.0, 3.0, 0.1, "paired", lower), Change("a/c", 1.0, 0.9, 0.1, "unpaired", lower)]
+    found += [Change("a/d", 2.0, 2.0, 0.1, "paired"), Change("a/e", 3.0, 9.0, 0.0, "none", lower, comparable=False)]
+    rows = [[cell.strip(" ") for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()[2:]]
+    assert rows == [
+        ["a/b", "1", "3", "▲\u00a0+2", "20.0\u00a0SE", "0.7", "**worse**"],
+        ["a/c", "1", "0.9", "▼\u00a0-0.1", "1.0\u00a0SE, unpaired", "0.5", "same"],
+        ["a/d", "2", "2", "=", "-", "-", ""],
+        ["a/e", "3", "9", "-", "-", "0.5", "another classifier"],
+    ]
+    assert decision(found) == "Worse than allowed: a/b. What another classifier measured is not compared."
+    assert decision(found[1:3]) == "No metric got worse than allowed."
 
 
-@pytest.mark.parametrize(("elbo", "code", "verdict"), [(-144.0, 1, "worse"), (-137.0, 0, "better")])
+@pytest.mark.parametrize(
+    ("name", "needs_one"),
+    [
+        ("vae/sample_quality/prior/frechet_distance", True),
+        ("vae/holes/hull/off_manifold", True),
+        ("vae/interpolation/cross_class/entropy", True),
+        ("vae/interpolation/cross_class/jump_share", False),
+        ("vae/test/elbo", False),
+        ("comparison/vae_1/holes/hull/coverage", True),
+    ],
+)
+def test_a_distance_of_another_classifier_is_not_compared(name: str, needs_one: bool) -> None:
+    other = {"vae/classifier/md5": ("aa", "bb"), "comparison/vae_1/classifier/md5": ("aa", "bb")}
+    assert same_classifier(name, other) != needs_one
+    assert same_classifier(name, dict.fromkeys(other, ("aa", "aa")))
+    assert same_classifier(name, {})
+
+
+@pytest.mark.parametrize(("elbo", "code", "verdict"), [(-144.0, 1, "worse"), (-140.4, 0, "same"), (-137.0, 0, "better")])
 def test_the_gate_decides_between_commits(repository: Path, elbo: float, code: int, verdict: str) -> None:
     run("git", "switch", "--quiet", "--create", "change")
     write_metrics(elbo, elbo_se=0.4)
@@ -86,20 +119,22 @@ def test_the_gate_decides_between_commits(repository: Path, elbo: float, code: i
     row = next(line for line in result.stdout.splitlines() if line.startswith("| vae/test/elbo"))
     assert verdict in row
     assert "unpaired" in row
-    assert f"{0.5 + 2 * 0.4 * math.sqrt(2):.6g}" in row
+    assert f"{abs(elbo + 140) / (0.4 * math.sqrt(2)):.1f}\u00a0SE, unpaired" in row
     assert ("Worse than allowed: vae/test/elbo." in result.stdout) == bool(code)
 
 
-def test_paired_values_decide_what_standard_errors_cannot(repository: Path) -> None:
-    lost = ELBO - 1 + np.random.default_rng(1).normal(0, 0.5, len(ELBO))
+def test_two_standard_errors_of_paired_values_are_allowed_on_top(repository: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 5, len(ELBO))
+    lost = ELBO - 0.7 + noise - noise.mean()
     write_metrics(float(lost.mean()), elbo_se=0.4)
-    assert invoke("gate", "--against", "team/base").exit_code == 0  # unpaired, 1.63 is allowed
+    assert invoke("gate", "--against", "team/base").exit_code == 1
     write_images(lost)
     result = invoke("gate", "--against", "team/base")
-    assert result.exit_code == 1
-    assert "| paired" in result.stdout
+    assert result.exit_code == 0
+    assert f"{0.5 + 2 * standard_error(noise):.6g}" in result.stdout
+    assert "unpaired" not in result.stdout
     write_images(lost + 1)  # their mean is not the metric
-    assert "| unpaired" in invoke("gate", "--against", "team/base").stdout
+    assert "SE, unpaired |" in invoke("gate", "--against", "team/base").stdout
 
 
 def test_other_data_are_not_compared(repository: Path) -> None:

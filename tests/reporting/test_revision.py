@@ -1,4 +1,4 @@
-"""Reading two revisions through dvc."""
+"""Reading two revisions: metrics through git, the rest through dvc."""
 
 import errno
 import os
@@ -31,17 +31,28 @@ def test_flat_and_nested_metrics_have_the_same_names(repository: Path) -> None:
     assert found["vae/test/elbo"] == (-140.0, -141.0)
     assert found["vae/test/kl"] == (6.5, None)
     assert found["data/train/sha256"] == ("aa", "aa")
-    assert not any("." in name for name in found)
     commit("nested")
     write_metrics(-142.0)
     assert revision.metrics("HEAD")["vae/test/elbo"] == (-141.0, -142.0)
 
 
-def test_files_of_one_name_are_refused(repository: Path) -> None:
-    write("more/vae.json", {"a": 1})
-    write("dvc.yaml", "metrics: [metrics/vae.json, more/vae.json]\n")
-    with pytest.raises(ComparisonError, match=r"two metrics files have the same name: .*metrics/vae.json, more/vae.json"):
-        revision.metrics("team/base")
+@pytest.mark.parametrize("content", ['{"test/elbo": ', "[1]", '{"confidence_0.8": 1}', "[" * 9000])
+def test_a_file_that_the_revision_has_in_another_form_is_left_out(
+    repository: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("metrics/vae.json", content)
+    write("metrics/ae.json", {"test/recon": 128.0})
+    commit("another form")
+    write_metrics(-140.0)
+    found = revision.metrics("HEAD")
+    assert (found["vae/test/elbo"], found["ae/test/recon"]) == ((None, -140.0), (128.0, 128.0))
+    assert capsys.readouterr().err.startswith("note: metrics/vae.json of HEAD is left out (")
+
+
+def test_metrics_need_not_be_known_to_dvc(repository: Path) -> None:
+    write("dvc.yaml", "params: [params.yaml]\n")
+    write_metrics(-141.0)
+    assert revision.metrics("team/base")["vae/test/elbo"] == (-140.0, -141.0)
 
 
 def test_params_that_differ_are_named_by_dvc(repository: Path) -> None:
@@ -69,15 +80,17 @@ def test_values_that_a_revision_does_not_have_are_not_paired(repository: Path) -
 @pytest.mark.parametrize("command", ["gate", "report"])
 def test_an_unknown_revision_is_one_line(repository: Path, command: str) -> None:
     result = invoke(command, "--against", "nowhere")
-    assert (result.exit_code, result.stderr) == (2, "error: dvc metrics diff: unknown Git revision 'nowhere'\n")
+    assert (result.exit_code, result.stderr) == (2, f"error: 'nowhere' {revision.UNKNOWN}\n")
 
 
-@pytest.mark.parametrize("against", ["", "workspace", "--all"])
-def test_the_workspace_is_not_compared_with_itself(against: str) -> None:
-    with pytest.raises(ComparisonError, match=f"{against!r} is not a revision to compare with"):
+@pytest.mark.parametrize("against", ["", "workspace", "--all", "HEAD:metrics"])
+@pytest.mark.usefixtures("repository")
+def test_what_is_no_commit_is_not_compared_with(against: str) -> None:
+    with pytest.raises(ComparisonError, match=f"{against!r} is no revision"):
         revision.metrics(against)
 
 
+@pytest.mark.usefixtures("repository")
 def test_a_missing_dvc_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: None)
     result = invoke("report", "--against", "team/base")
@@ -172,7 +185,8 @@ def test_damaged_values_in_the_cache_are_one_line(repository: Path) -> None:
 def test_column_of_text_is_not_paired(repository: Path) -> None:
     write_images(ELBO)
     pd.DataFrame({"label": np.arange(len(ELBO)) % 10, "elbo": ["x"] * len(ELBO)}).to_parquet("results/vae_images.parquet")
-    assert "| unpaired" in invoke("gate", "--against", "team/base").stdout
+    write_metrics(-140.1, elbo_se=0.4)
+    assert "SE, unpaired |" in invoke("gate", "--against", "team/base").stdout
 
 
 @pytest.mark.parametrize("content", ['{"test/elbo": -1', "[1]", '"x"', "[" * 9000, '{"test/elbo": NaN}', "\udcff"])
@@ -184,6 +198,15 @@ def test_damaged_metrics_file_is_one_line(repository: Path, content: str) -> Non
         assert result.stderr.splitlines()[-1].startswith("error: metrics/vae.json: ")
 
 
+def test_a_metrics_file_that_was_edited_is_one_line(repository: Path) -> None:
+    write("dvc.lock", LOCK.replace("results/vae_images.parquet", "metrics/vae.json").format(md5=md5("metrics/vae.json")))
+    assert invoke("gate", "--against", "team/base").exit_code == 0
+    write_metrics(-120.0)
+    result = invoke("gate", "--against", "team/base")
+    said = "error: metrics/vae.json: not the file of dvc.lock; delete it and run `dvc repro`\n"
+    assert (result.exit_code, result.stderr) == (3, said)
+
+
 @pytest.mark.parametrize("content", ["true", '"x"', "null"])
 def test_metric_that_is_no_number_has_no_verdict(repository: Path, content: str) -> None:
     write("metrics/vae.json", f'{{"test/elbo": {content}}}')
@@ -192,6 +215,7 @@ def test_metric_that_is_no_number_has_no_verdict(repository: Path, content: str)
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EROFS])
 def test_dvc_without_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
     program = tmp_path / "dvc"
@@ -204,6 +228,7 @@ def test_dvc_without_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (result.exit_code, result.stderr) == (74, said)
 
 
+@pytest.mark.usefixtures("repository")
 def test_dvc_whose_database_has_no_space_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "dvc"
     program.write_text('#!/bin/sh\necho "ERROR: unexpected error - disk I/O error" >&2\nexit 255\n')
@@ -212,7 +237,7 @@ def test_dvc_whose_database_has_no_space_is_one_line(monkeypatch: pytest.MonkeyP
     result = invoke("report", "--against", "team/base")
     assert (result.exit_code, result.stderr) == (
         74,
-        "error: a file of dvc metrics: Input/output error; make room or make it writable, then run again\n",
+        "error: a file of dvc params: Input/output error; make room or make it writable, then run again\n",
     )
 
 

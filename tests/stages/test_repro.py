@@ -170,8 +170,9 @@ def test_another_beta_retrains_the_vae_alone_and_the_former_one_comes_from_the_c
     assert "Running stage 'train_vae'" in said
     assert "Running stage 'train_ae'" not in said
     assert "Running stage 'download'" not in said
-    diff = json.loads(call(project, "dvc", "metrics", "diff", "--json").stdout)["metrics/vae.json"]
-    assert diff["test/kl"]["diff"] < 0
+    diff = json.loads(call(project, "dvc", "metrics", "diff", "--json").stdout)
+    assert diff["metrics/summary.json"]["vae/kl"]["diff"] < 0
+    assert diff.keys() == {"metrics/summary.json"}
     newest, *others = runs(project)
     assert len(others) == before
     assert (newest.data.params["beta"], newest.data.tags["dvc.exp.name"]) == ("4", "beta4")
@@ -222,6 +223,9 @@ def test_the_claims_pipeline_adds_comparison_models_and_a_ledger(project: Path, 
     assert {entry["verdict"] for entry in ledger["claims"].values()} <= {"holds", "fails", "inconclusive"}
     assert {"smooth", "smooth/ae_depth_matched", "beta_regularises"} <= ledger["claims"].keys()
     assert "low" in ledger["claims"]["beta_regularises"]
+    counts = json.loads((other / "metrics/claims_summary.json").read_text())
+    assert counts.keys() == {"claims/held", "claims/failed", "claims/open"}
+    assert sum(counts.values()) == len(ledger["claims"])
     metrics = json.loads((other / "metrics/comparison.json").read_text())
     assert {key.split("/")[0] for key in metrics} == {"ae_depth_matched_1", "vae_larger_beta_1"}
     assert (other / "metrics/claims/claims.png").stat().st_size > 10_000

@@ -1,0 +1,25 @@
+"""Write the headline numbers of both models, the metrics that DVC lists, and print what to read after a run."""
+
+if __name__ == "__main__":
+    from pipeline.startup import begin_stage
+
+    begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
+
+from pathlib import Path
+
+import click
+
+from pipeline.storage import load_json, save_json
+from pipeline.summary import MODELS, closing_lines, headline
+from stages import run, stage
+
+
+@stage(__doc__, metrics="metrics", out="metrics/summary.json")
+def main(metrics: Path, out: Path) -> None:
+    numbers = headline({model: load_json(metrics / f"{model}.json") for model in MODELS})
+    save_json(out, numbers)
+    click.echo("\n".join(closing_lines(load_json(metrics / "data.json"), numbers)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,81 @@
+"""The headline numbers, the lines that end a run, and the stage that writes and prints them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from pipeline.cli import main as latent
+from pipeline.summary import HEADLINE, MODELS, closing_lines, headline
+from stages.summary import main as stage
+from tests.conftest import ROOT
+from tests.stages.test_reruns import STAGES, paths
+
+DATA = {"name": "mnist", "requested": "mnist"}
+MEASURED = {key: 1.5 for key in HEADLINE.values()}  # noqa: C420
+
+
+def test_what_was_not_measured_is_left_out_and_never_a_zero() -> None:
+    assert len(headline(dict.fromkeys(MODELS, MEASURED))) == 12
+    plain = {"test/recon": 30.0, "latent/knn_accuracy": 0.0}
+    assert headline({"vae": plain | {"test/kl": 2.0}, "ae": plain}) == {
+        "vae/recon": 30.0,
+        "vae/kl": 2.0,
+        "vae/knn": 0.0,
+        "ae/recon": 30.0,
+        "ae/knn": 0.0,
+    }
+
+
+def test_six_lines_end_a_run() -> None:
+    lines = closing_lines(DATA, headline({"vae": MEASURED, "ae": {"test/recon": 31.25}}))
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 110
+    assert lines[0] == "Result  mnist, nats per image: VAE ELBO 1.50, reconstruction 1.50, KL 1.50, log p 1.50"
+    assert lines[1] == "        autoencoder reconstruction 31.25; Frechet distance of samples: VAE 1.50"
+    assert [line[:8].strip() for line in lines] == ["Result", "", "Open", "", "Try", ""]
+    assert closing_lines(DATA, {"ae/recon": 31.25})[1] == "        autoencoder reconstruction 31.25"
+
+
+def test_a_run_on_the_fallback_says_so_first() -> None:
+    warning, *lines = closing_lines({"name": "digits", "requested": "mnist"}, {})
+    assert warning.startswith("WARNING these are the small digits, not mnist")
+    assert len(lines) == 6
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_stage_writes_what_the_command_shows_again() -> None:
+    Path("metrics").mkdir()
+    for name, values in {"data": DATA, "vae": MEASURED, "ae": {"test/recon": 31.25}}.items():
+        Path(f"metrics/{name}.json").write_text(json.dumps(values))
+    printed = CliRunner().invoke(stage, catch_exceptions=False).stdout
+    assert json.loads(Path("metrics/summary.json").read_text()) == headline({"vae": MEASURED, "ae": {"test/recon": 31.25}})
+    assert CliRunner().invoke(latent, ["summary"]).stdout == printed
+    Path("metrics/summary.json").unlink()
+    result = CliRunner().invoke(latent, ["summary"])
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: metrics/summary.json: cannot be read")
+
+
+def test_dvc_lists_the_summaries_alone() -> None:
+    assert {path for name in STAGES for path in paths(name, "metrics")} == {"metrics/summary.json", "metrics/claims_summary.json"}
+
+
+def test_the_summary_is_the_last_stage_of_the_main_pipeline() -> None:
+    """DVC runs a stage after those that make its dependencies, so all must lead to it but the one that only refuses params."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    made = {path: name for name in stages for path in paths(name, "outs", "metrics", "plots")}
+    before, todo = set[str](), ["summary"]
+    while todo:
+        name = todo.pop()
+        before.add(name)
+        todo += [made[dep] for dep in paths(name, "deps") if dep in made]
+    assert stages.keys() - before == {"validate"}
+
+
+def test_the_main_pipeline_reads_nothing_of_the_claims() -> None:
+    claims = YAML(typ="safe").load(ROOT / "claims/dvc.yaml")["stages"]
+    made = {path for name in claims for path in paths(name, "outs", "metrics", "plots")}
+    assert not [name for name in STAGES.keys() - claims.keys() if paths(name, "deps") & made]
