@@ -16,7 +16,8 @@ function permalink() {
   if (state.mode === "walk" && state.walk[1] >= 0) hash.set("walk", state.walk);
   if (card.held) hash.set("z", list(card.z));
   else hash.set("image", card.near);
-  cards.forEach(({ model, models, view, frame }, i) => {
+  cards.forEach(({ model, models, view, frame, z }, i) => {
+    if (state.link === "nothing" && i !== state.lead) hash.set(`z${i}`, list(z));
     if (models.length > 1) hash.set(`beta${i}`, model.beta);
     if (view !== frame) hash.set(`view${i}`, list(view.flat()));
   });
@@ -28,6 +29,10 @@ function visit(address) {
   const hash = new URLSearchParams(address.replace(/^#/, "")), numbers = (name) => (hash.get(name) ?? "").split(",").map(Number);
   const whole = (text, below, otherwise) => (/^\d+$/.test(text ?? "") && +text < below ? +text : otherwise);
   const count = cards[0].codes.length, pair = (hash.get("walk") ?? "").split(",").map((i) => whole(i, count, -1));
+  const image = whole(hash.get("image"), count, 0), point = (name, { z }) => {
+    const found = numbers(name);
+    return hash.has(name) && found.length === z.length && found.every(Number.isFinite) ? found : null;
+  };
   const chosen = Object.hasOwn(MODES, hash.get("mode") ?? "") && !$(`#mode-${hash.get("mode")}`)?.disabled;
   Object.assign(state, {
     mode: chosen ? hash.get("mode") : "explore",
@@ -47,10 +52,10 @@ function visit(address) {
     if (beta >= 0 && card.models.length > 1) card.select(beta);
     card.held = false;
     card.tile();
+    card.place(point(`z${i}`, card) ?? Array.from(card.codes[image]));
   });
-  const card = cards[state.lead], z = numbers("z");
-  if (hash.has("z") && z.length === card.z.length && z.every(Number.isFinite)) card.lead(z, true);
-  else card.lead(Array.from(card.codes[whole(hash.get("image"), count, 0)]), false);
+  const card = cards[state.lead], z = point("z", card);
+  card.lead(z ?? Array.from(card.codes[image]), Boolean(z));
   controls();
   enter();
   tour.show();

@@ -45,7 +45,7 @@ def opened(chrome, pages):
 
     def show(kind):
         shown.append(Open(chrome, pages[kind]))
-        return shown[0]
+        return shown[-1]
 
     yield show
     assert [said for said in complaints(chrome) if "willReadFrequently" not in said] == [], "but for how often these tests read"

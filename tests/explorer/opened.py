@@ -37,6 +37,10 @@ class Open:
         """Wait until the page has drawn what it was asked for."""
         self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
+    def wait(self, condition):
+        """Wait until an expression is true in the page."""
+        WebDriverWait(self.driver, 20).until(lambda driver: driver.execute_script(f"return Boolean({condition})"))
+
     def point(self, card):
         return np.array(self(f"Array.from(cards[{card}].z)"))
 
