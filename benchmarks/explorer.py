@@ -1,8 +1,8 @@
 """Time a frame of the latent explorer in headless Chromium: `python -m benchmarks.explorer [explorer/explorer.html]`.
 
-The pointer moves over each plane at random. "decode" is the decoders of all models at one point; "move" is all JavaScript of one
-move: the point, its nearest test image, the decoded images, marks and numbers of all models; "frame" is the time between two frames
-that the browser drew while the pointer moved once in each.
+The pointer moves over each plane at random, once in each frame. "decode" is the decoders of all models at one point; "move" is
+all JavaScript of one move: the point, its nearest test image, the decoded images, marks and numbers of all models; "frame" is the
+time between two frames of the browser.
 """
 
 from pathlib import Path

@@ -16,6 +16,7 @@ class Card extends Plane {
       xs: array(model.codes),
       spreads: model.spread && array(model.spread),
       decode: decoder(model.layers),
+      steps: model.replay && array(model.replay.points),
       encode: model.encoder.length ? encoder(model.encoder, model.center.length) : null,
     }));
     const first = this.models[0], beta = $(".beta", section), slider = $("input", beta);
@@ -28,7 +29,7 @@ class Card extends Plane {
     slider.addEventListener("input", () => (this.select(+slider.value), changed()));
     $("main").append(section);
     this.select(+slider.value);
-    this.listen();
+    listen(this);
   }
 
   select(index) {
@@ -36,8 +37,9 @@ class Card extends Plane {
     const dim = model.center.length, count = model.xs.length / dim;
     Object.assign(this, { model, line: dim === 1, sheet: null });
     this.codes = Array.from({ length: count }, (_, i) => model.xs.subarray(i * dim, (i + 1) * dim));
-    this.places = new Float64Array(2 * count);
-    this.codes.forEach((code, i) => this.places.set(this.placeOf(code, i), 2 * i));
+    this.final = new Float64Array(2 * count);
+    this.codes.forEach((code, i) => this.final.set(this.placeOf(code, i), 2 * i));
+    this.arrange();
     $("h2", this.section).textContent = model.label;
     this.plane.setAttribute("aria-label", `latent plane of ${model.label}`);
     $("output", beta).textContent = number(model.beta ?? 0).replace(/\.?0+$/, "");
@@ -55,6 +57,18 @@ class Card extends Plane {
     // Another beta shows the same test image, unless the user holds a point.
     this.place(this.held ? this.z : Array.from(this.codes[this.near]));
     this.shown = -1;
+  }
+
+  // The dots are those of the trained model, or of the epoch that the replay shows.
+  arrange() {
+    const { steps, replay } = this.model;
+    this.places = this.final;
+    if (state.mode === "replay" && steps) {
+      const size = steps.length / (replay.epochs + 1), at = Math.min(state.epoch, replay.epochs) * size;
+      this.places = steps.subarray(at, at + size);
+      if (this.line) this.places = this.places.map((x, i) => (i % 2 ? this.final[i] : x));
+    }
+    this.repaint();
   }
 
   project(z) {
@@ -157,6 +171,7 @@ class Card extends Plane {
     draw.clip();
     MODES[state.mode].mark?.(this, draw);
     draw.restore();
+    if (MODES[state.mode].still) return;
     const clip = (t, low, high) => Math.min(Math.max(t, low), high);
     const [px, py] = this.at(this.project(this.z)), x = clip(px, MARGIN, this.size - EDGE), y = clip(py, EDGE, end);
     this.stroke(draw, theme.pencil, 1, () => {
@@ -219,68 +234,7 @@ class Card extends Plane {
     $(".note", this.section).textContent = note;
   }
 
-  listen() {
-    const { plane, pointers } = this, middle = () => {
-      const [a, b] = [...pointers.values()];
-      return { clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2, apart: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) };
-    };
-    plane.addEventListener("pointermove", (event) => {
-      const before = pointers.get(event.pointerId), panning = before?.panning;
-      if (pointers.size === 2 && before) {
-        const from = middle();
-        pointers.set(event.pointerId, { ...before, clientX: event.clientX, clientY: event.clientY });
-        const to = middle();
-        this.pan(to.clientX - from.clientX, to.clientY - from.clientY);
-        this.zoom(to.apart / from.apart, this.spot(to));
-      } else if (panning) {
-        this.pan(event.clientX - before.clientX, event.clientY - before.clientY);
-        pointers.set(event.pointerId, { panning, clientX: event.clientX, clientY: event.clientY });
-      } else {
-        if (before) pointers.set(event.pointerId, { clientX: event.clientX, clientY: event.clientY });
-        if (!this.held || event.buttons) this.lead(this.pointed(event));
-      }
-    });
-    plane.addEventListener("pointerdown", (event) => {
-      plane.setPointerCapture(event.pointerId);
-      const panning = event.shiftKey || event.button === 1;
-      pointers.set(event.pointerId, { panning, clientX: event.clientX, clientY: event.clientY });
-      if (panning || pointers.size > 1) return;
-      const { click } = MODES[state.mode], hold = !click && event.pointerType === "mouse" && !this.held;
-      this.lead(this.pointed(event), hold);
-      click?.(this);
-    });
-    for (const end of ["pointerup", "pointercancel"]) plane.addEventListener(end, (event) => pointers.delete(event.pointerId));
-    plane.addEventListener("wheel", (event) => {
-      const factor = Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015));
-      if (factor < 1 && this.scale <= 1.001) return; // all is in view: the page may scroll
-      event.preventDefault();
-      if (factor < 1 && this.scale * factor <= 1) this.look(this.frame);
-      else this.zoom(factor, this.spot(event));
-      changed();
-    }, { passive: false });
-    plane.addEventListener("keydown", (event) => this.key(event));
-    $(".zoom", this.section).addEventListener("click", ({ target }) => this.key({ key: target.closest("button")?.value, preventDefault() {} }));
-  }
-
   pointed(event) {
     return this.lift(...this.spot(event));
-  }
-
-  key(event) {
-    const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
-    const step = event.shiftKey ? 0.1 : 0.01, [x, y] = this.project(this.z);
-    const [width, height] = this.view.map(([low, high]) => step * (high - low));
-    if (arrow) this.lead(this.lift(x + arrow[0] * width, y + arrow[1] * height), true);
-    else if (event.key === "Home") this.lead([...this.model.center], true);
-    else if (event.key === "+" || event.key === "=") this.zoom(1.5);
-    else if (event.key === "-") this.zoom(1 / 1.5);
-    else if (event.key === "0") this.look(this.frame);
-    else if (event.key === "Enter" || event.key === " ") {
-      const { click } = MODES[state.mode];
-      this.lead(this.z, !click && !this.held);
-      click?.(this);
-    } else return;
-    event.preventDefault();
-    changed();
   }
 }

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.data import Dataset, Images, intensities, load_dataset
 from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, load_results
-from pipeline.storage import check_arrays, load_arrays, md5, refusing
+from pipeline.storage import Header, check_arrays, load_arrays, md5, refusing
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weight ``[out, in]`` and bias ``[out]`` of each linear layer."""
@@ -22,11 +22,15 @@ class NotExplorable(ParamsError):
 
 @dataclass(frozen=True)
 class Explored:
-    """One model to explore: its codes of the test images, its decoder, and its encoder where the page can run it."""
+    """One model to explore: its codes of the test images, its decoder, and its encoder where the page can run it.
+
+    ``replay`` ``[1 + epochs, n, d]`` are the codes of the first test images before its training and after each epoch.
+    """
 
     results: Results
     layers: Layers
     encoder: Layers = ()
+    replay: np.ndarray | None = None
 
 
 def layers(weights: Path) -> Layers:
@@ -78,6 +82,24 @@ def _test_images(dataset: Dataset, results: Results, path: Path) -> Images:
     return test
 
 
+class _ReplayHeader(Header):
+    weights_md5: str
+
+
+def _replay(path: Path, results: Results) -> np.ndarray | None:
+    """Return the codes in a file of ``models/replay``, if there is one. Raises IntegrityError for those of other weights."""
+    if not path.exists():
+        return None
+    arrays, header = load_arrays(path)
+    with refusing(path, "a replay"):
+        _ReplayHeader.check(header)
+        check_arrays(arrays, {"codes": f"f4 * * {results['codes'].shape[1]}"})
+        codes = arrays["codes"]
+    if header["weights_md5"] != results.weights_md5:
+        raise IntegrityError(f"{path}: of another training than the results; run `dvc repro` to train again")
+    return codes
+
+
 def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Explored], np.ndarray]:
     """Return the models in the folder ``results`` by name, and the bytes ``[N, C, H, W]`` of their test images in ``data``.
 
@@ -91,7 +113,8 @@ def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Ex
         if md5(weights) != found.weights_md5:
             raise IntegrityError(f"{path}: results of other weights than {weights}; run `dvc repro` to evaluate these")
         images = _test_images(dataset, found, data).pixels
-        explored[path.stem] = Explored(found, decoder, encoder_layers(weights, images, found["codes"]))
+        encoder = encoder_layers(weights, images, found["codes"])
+        explored[path.stem] = Explored(found, decoder, encoder, _replay(models / "replay" / path.name, found))
     return explored, images
 
 

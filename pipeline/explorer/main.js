@@ -56,6 +56,11 @@ function toolbar() {
   const gray = cards.every((card) => card.models.every((model) => model.encode));
   $("#mode-draw").disabled = !gray;
   $("#mode-draw").parentElement.hidden = !gray;
+  const epochs = Math.max(...cards.map((card) => card.model.replay?.epochs ?? 0));
+  $("#mode-replay").parentElement.hidden = $("#mode-replay").disabled = !epochs;
+  $("#epoch").max = epochs;
+  $("#epoch").addEventListener("input", ({ target }) => (MODES.replay.play(false), MODES.replay.epoch(+target.value), changed()));
+  $("#play").addEventListener("click", () => MODES.replay.play(!MODES.replay.timer));
   $("#mode-posterior").parentElement.hidden = $("#mode-posterior").disabled = !cards.some((card) => card.model.spreads);
   $("#legend").append(...page.names.map((name, i) => {
     const entry = element("button", { type: "button", textContent: name, ariaPressed: "false", ariaLabel: `only ${page.classes} ${name}` });

@@ -175,6 +175,38 @@ const MODES = {
       for (const [color, wide] of [[theme.paper, 6], [theme.accent, 3]]) card.stroke(draw, color, wide, () => draw.rect(x - 8, y - 8, 16, 16));
     },
   },
+
+  replay: {
+    label: "Training",
+    help: "The codes of the same test images before the training (epoch 0) and after each of its epochs. The names of the classes "
+      + "stand where their images are. The images beside the planes are those of the trained models.",
+    still: true, // the decoders of these epochs are not in the page, so no point is decoded
+    enter() {
+      this.epoch(state.epoch);
+    },
+    epoch(number) {
+      state.epoch = number;
+      Object.assign($("#epoch"), { value: number, ariaValueText: `epoch ${number}` });
+      for (const card of cards) {
+        card.arrange();
+        const last = card.model.replay?.epochs;
+        const note = last === undefined ? "Its epochs are not in this page." : `Epoch ${Math.min(number, last)} of ${last}.`;
+        card.strip([], 8, note);
+      }
+    },
+    play(go) {
+      clearInterval(this.timer);
+      this.timer = 0;
+      $("#play").textContent = go ? "Pause" : "Play";
+      if (!go) return;
+      if (state.epoch === +$("#epoch").max) this.epoch(0);
+      this.timer = setInterval(() => {
+        this.epoch(state.epoch + 1);
+        if (state.epoch >= +$("#epoch").max) this.play(false);
+        changed();
+      }, 250);
+    },
+  },
 };
 
 // Show the state: called after each change of mode, class, model or seed.
@@ -184,10 +216,13 @@ function enter() {
     Object.assign(card, { samples: [], walked: "" });
     card.strip([], 8, "");
   }
+  if (MODES.replay.timer) MODES.replay.play(false);
+  cards.forEach((card) => card.arrange());
   mode.enter?.();
   $("#help").textContent = mode.help;
   $("#act").hidden = !mode.action;
   $("#act").textContent = mode.action ?? "";
+  $("#replay").hidden = state.mode !== "replay";
   $("#drawing").hidden = state.mode !== "draw";
   cards.forEach((card) => card.redraw());
   changed();

@@ -21,7 +21,7 @@ from pipeline.figures.style import Page
 MAX_BYTES = 10_000_000
 POINTS = 3000  # test images on a plane
 SLIDERS = 16
-SCRIPTS = ("network.js", "plane.js", "card.js", "modes.js", "drawing.js", "tour.js", "main.js")
+SCRIPTS = ("network.js", "plane.js", "card.js", "input.js", "modes.js", "drawing.js", "tour.js", "main.js")
 
 
 class Precision(NamedTuple):
@@ -97,6 +97,9 @@ def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[s
     }
     if results.has_prior and "spread" in results:
         described["spread"] = _add(blob, results["spread"][:POINTS], "float32")
+    if explored.replay is not None:
+        dots = np.clip((explored.replay - center) @ axes.T, -6e4, 6e4)  # the largest float16 is 65,504
+        described["replay"] = {"points": _add(blob, dots, "float16"), "epochs": len(dots) - 1}
     if "confidence_map" in results:
         values, ends = results["confidence_map"], results["map_axes"][:, [0, -1]].tolist()
         described["map"] = {"values": _add(blob, np.rint(255 * values), "uint8"), "shape": values.shape, "frame": ends}

@@ -14,6 +14,7 @@ function permalink() {
   if (state.link !== "image") hash.set("link", state.link);
   if (state.seed !== 1) hash.set("seed", state.seed);
   if (state.mode === "walk" && state.walk[1] >= 0) hash.set("walk", state.walk);
+  if (state.mode === "replay") hash.set("epoch", state.epoch);
   if (card.held) hash.set("z", list(card.z));
   else hash.set("image", card.near);
   cards.forEach(({ model, models, view, frame, z }, i) => {
@@ -41,6 +42,7 @@ function visit(address) {
     link: ["coordinates", "nothing"].includes(hash.get("link")) ? hash.get("link") : "image",
     tiles: hash.has("tiles"),
     holes: hash.has("holes"),
+    epoch: whole(hash.get("epoch"), +$("#epoch").max + 1, 0),
     seed: whole(hash.get("seed"), 1e9, 1),
     walk: pair.length === 2 && !pair.includes(-1) ? pair : [-1, -1],
   });
