@@ -8,7 +8,7 @@ from pipeline.evaluation.results import Results, save_results
 from pipeline.explorer.loading import Explored
 from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
-from pipeline.storage import md5
+from pipeline.storage import md5, save_arrays
 from stages.explorer import main
 
 SHAPE = (1, 28, 28)
@@ -72,6 +72,9 @@ def workspace(folder, dim, hidden=(32, 16), **options):
             posterior = model.model.encode(torch.from_numpy(intensities(images())))
         made.arrays.update(codes=posterior.mean.numpy(), spread=posterior.std.numpy())
         save_results(folder / "results" / path.name, made)
+        if name == "vae":
+            codes = np.linspace(0, 1, 4, dtype=np.float32)[:, None, None] * made["codes"][:100]
+            save_arrays(folder / "models" / "replay" / path.name, {"codes": codes}, {"weights_md5": md5(path)})
     for seed, beta in enumerate(SWEEP, 1):
         save_weights(folder / "sweep" / f"{beta}.safetensors", trained("vae", dim, beta, hidden, seed))
     test = Images(images(), options.get("labels", LABELS))

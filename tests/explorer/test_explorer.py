@@ -208,6 +208,12 @@ def test_weights_that_do_not_belong_to_the_results_are_refused(tmp_path, runs):
     with pytest.raises(IntegrityError, match="of other weights"):
         stage(tmp_path)
     workspace(tmp_path, 2)
+    save_arrays(
+        tmp_path / "models" / "replay" / "vae.safetensors", {"codes": np.zeros((4, 9, 2), np.float32)}, {"weights_md5": "x"}
+    )
+    with pytest.raises(IntegrityError, match=r"replay/vae\.safetensors: of another training"):
+        stage(tmp_path)
+    workspace(tmp_path, 2)
     other = Images(images(), (LABELS + 1) % 10)
     save_dataset(tmp_path / "dataset.safetensors", Dataset("digits", other, other))
     with pytest.raises(IntegrityError, match=r"dataset\.safetensors: another data set than the results'"):

@@ -196,6 +196,28 @@ def test_encoder_in_the_page_gives_torchs_codes_of_all_test_images(opened):
             np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [1, 2, 16])
+def test_replay_shows_the_codes_after_each_epoch(opened, kind):
+    page = opened(kind)
+    mode(page, "replay")
+    final = np.array(page("Array.from(cards[1].final)")).reshape(-1, 2)[:100]
+    center = np.array(page("cards[1].project(Array(cards[1].z.length).fill(0))"))
+    for epoch in (0, 2, 3):
+        page.slide(page.driver.find_element(By.ID, "epoch"), epoch)
+        shown = np.array(page("Array.from(cards[1].places)")).reshape(-1, 2)
+        expected = center + (final - center) * epoch / 3 if kind > 1 else final * (epoch / 3, 1)
+        np.testing.assert_allclose(shown, expected, rtol=1e-3, atol=1e-3 * np.abs(final).max())
+        note = page.driver.find_elements(By.CSS_SELECTOR, ".note")
+        assert [line.text for line in note] == ["Its epochs are not in this page.", f"Epoch {epoch} of 3."]
+    before = page.point(1)
+    page.hover(1, 30, 60)
+    np.testing.assert_array_equal(page.point(1), before, "the decoder of an earlier epoch is not in the page")
+    press(page, "#play")
+    page.wait("state.epoch === 3 && !MODES.replay.timer")
+    mode(page, "explore")
+    assert page("cards[1].places === cards[1].final")
+
+
 def test_decoded_plane_lies_behind_the_codes(opened):
     page = opened(2)
     press(page, "#tiles")
