@@ -178,8 +178,8 @@ const MODES = {
 
   replay: {
     label: "Training",
-    help: "The codes of the same test images before the training (epoch 0) and after each of its epochs. The names of the classes "
-      + "stand where their images are. The images beside the planes are those of the trained models.",
+    help: "The codes of the same test images before the training (epoch 0) and after each of its epochs. The images beside the "
+      + "planes are those of the trained models.",
     still: true, // the decoders of these epochs are not in the page, so no point is decoded
     enter() {
       this.epoch(state.epoch);
@@ -222,6 +222,7 @@ function enter() {
   $("#help").textContent = mode.help;
   $("#act").hidden = !mode.action;
   $("#act").textContent = mode.action ?? "";
+  for (const name of ["tiles", "holes"]) $(`#${name}`).disabled = Boolean(mode.still);
   $("#replay").hidden = state.mode !== "replay";
   $("#drawing").hidden = state.mode !== "draw";
   cards.forEach((card) => card.redraw());

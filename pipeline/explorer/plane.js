@@ -109,8 +109,9 @@ class Plane {
     Object.assign(draw, { strokeStyle: theme.line, lineWidth: 1 });
     draw.stroke();
     draw.clip();
-    if (state.tiles && this.sheet) this.lay(draw, this.sheet.canvas, this.sheet.view, 0.8);
-    if (state.holes && model.map) this.shade(draw, model.map);
+    const trained = !MODES[state.mode].still; // the decoder is not that of the replay's epochs
+    if (state.tiles && this.sheet && trained) this.lay(draw, this.sheet.canvas, this.sheet.view, 0.8);
+    if (state.holes && model.map && trained) this.shade(draw, model.map);
     this.dots(draw, ratio);
     if ((model.prior || MODES[state.mode].prior) && model.center.length === 2) this.circles(draw);
     draw.font = `bold 15px ${FONT}`;

@@ -73,48 +73,48 @@ function link() {
   }, 300);
 }
 
-// The test image whose code is nearest to the mean of its class: an ordinary one.
-function typical(label) {
-  const card = cards.at(-1), own = card.codes.map((_, i) => i).filter((i) => page.labelsOf[i] === label);
-  const mean = Array.from(card.z, (_, k) => own.reduce((sum, i) => sum + card.codes[i][k], 0) / own.length);
-  const distance = (i) => apart(mean, card.codes[i]);
-  return own.reduce((best, i) => (distance(i) < distance(best) ? i : best), own[0]);
+// A test image of a class that the last model reconstructs better than nine in ten others of the class.
+function clear(label) {
+  const { model, codes } = cards.at(-1), own = codes.map((_, i) => i).filter((i) => page.labelsOf[i] === label);
+  const errors = new Map(own.map((i) => [i, apart(testImage(i), model.decode(Array.from(codes[i])))]));
+  return own.sort((i, j) => errors.get(i) - errors.get(j))[Math.floor(own.length / 10)];
 }
 
 const tour = {
   at: -1,
 
+  // Title, words and, as a function, what to show.
   stops() {
     const present = [...new Set(page.labelsOf)].sort((a, b) => a - b), dim = cards[0].z.length, word = page.classes || "image";
-    const pick = (...wanted) => typical(wanted.find((label) => present.includes(label)) ?? present[0]);
+    const pick = (...wanted) => clear(wanted.find((label) => present.includes(label)) ?? present[0]);
     const many = cards.findIndex((card) => card.models.length > 1), betas = many < 0 ? [] : cards[many].models.map(({ beta }) => beta);
     return [
       ["What a code is",
-        `The encoder turns an image into a code: here ${dim === 1 ? "one number" : `${dim} numbers`}, a point on the plane. The decoder turns `
+        `The encoder turns an image into a code: here ${["one number", "two numbers"][dim - 1] ?? `${dim} numbers`}, a point on the plane. The decoder turns `
         + `a code back into an image. Compare the test image with its reconstruction: so short a code keeps the ${word}'s rough shape `
         + "and loses its details. Now move the pointer: every point of the plane is a code.",
-        { image: pick(2) }],
+        () => ({ image: pick(2) })],
       ["Where the autoencoder has holes",
         "Training teaches an autoencoder the codes of its training images alone; nothing says what lies between them. Move across the plane "
         + "and see the images between two clouds of codes. "
         + (this.hole() ? "Shaded places decode to images that a classifier does not recognize; the point is held in one." : ""),
-        this.hole() ? { holes: 1, link: "nothing", z: list(this.hole()) } : { tiles: 1, link: "nothing" }],
+        () => (this.hole() ? { holes: 1, link: "nothing", z: list(this.hole()) } : { tiles: 1, link: "nothing" })],
       ["The prior",
         "To make new images, draw codes from N(0, I) and decode them. A VAE is trained so that its codes, all together, look like such "
         + "draws. Nothing asks this of the autoencoder: its codes spread far beyond, so the same draws reach a small part of them, and "
         + "images whose codes lie elsewhere never come up.",
-        { mode: "prior" }],
+        () => ({ mode: "prior" })],
       [`Walk between two ${page.classes === "digit" ? "digits" : "images"}`,
         "The straight line from A to B, decoded. Look for steps that look like nothing in the data. A path length far above the distance "
         + "of its ends says that the images wander on the way.",
-        { mode: "walk", walk: [pick(0), pick(1, 2, 3)], image: pick(0) }],
+        () => ({ mode: "walk", walk: [pick(0), pick(1, 2, 3)], image: pick(0) })],
       ["What beta does",
         "β weighs the KL term, which pulls each posterior towards N(0, I). A larger β makes the ellipses larger, so that "
         + "those of different images overlap, and the images blur. "
         + (many < 0
           ? "An autoencoder has no such term: look at the numbers on its axes. To compare several β, run `make claims` and open explorer/betas.html."
           : "Move the slider β above the plane and watch the codes, the ellipse and the reconstruction."),
-        { mode: "posterior", image: pick(4, 2), ...(many < 0 ? {} : { [`beta${many}`]: Math.max(...betas) }) }],
+        () => ({ mode: "posterior", image: pick(7, 2), ...(many < 0 ? {} : { [`beta${many}`]: Math.max(...betas) }) })],
     ];
   },
 
@@ -134,7 +134,7 @@ const tour = {
 
   go(at) {
     const stop = this.stops()[at];
-    visit(new URLSearchParams(stop ? { tour: at + 1, ...stop[2] } : {}).toString());
+    visit(new URLSearchParams(stop ? { tour: at + 1, ...stop[2]() } : {}).toString());
   },
 
   show() {
