@@ -1,7 +1,8 @@
 """Time a frame of the latent explorer in headless Chromium: `python -m benchmarks.explorer [explorer/explorer.html]`.
 
-Points are drawn uniformly from the extent of each model's codes. "decode" is the decoders of all models, "frame" all work that a
-move of the pointer causes in the page: decoding, the nearest test image, and the images, marks and numbers of all models.
+The pointer moves over each plane at random, once in each frame. "decode" is the decoders of all models at one point; "move" is
+all JavaScript of one move: the point, its nearest test image, the decoded images, marks and numbers of all models; "frame" is the
+time between two frames of the browser.
 """
 
 from pathlib import Path
@@ -12,36 +13,45 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.explorer.browser import browser, missing
 
 MEASURE = """
-const times = { decode: [], frame: [] };
-const draw = (card) => card.model.ranges.map(([low, high]) => low + Math.random() * (high - low));
-for (let i = 0; i < arguments[0]; i++) {
-  const points = cards.map(draw), start = performance.now();
-  cards.forEach((card, k) => card.model.decode(points[k]));
+const [count, mode, done] = arguments, times = { decode: [], move: [], frame: [] };
+$(`#mode-${mode}`).click();
+let last;
+function step(now) {
+  if (last) times.frame.push(now - last);
+  last = now;
+  if (times.frame.length >= count) return done(times);
+  const card = cards[times.frame.length % cards.length], box = card.plane.getBoundingClientRect();
+  const [clientX, clientY] = [box.x, box.y].map((from) => from + 50 + Math.random() * (card.size - 70));
+  let start = performance.now();
+  cards.forEach((one) => one.model.decode(one.z));
   times.decode.push(performance.now() - start);
-  const again = performance.now();
-  cards[0].lead(points[0]);
-  times.frame.push(performance.now() - again);
+  start = performance.now();
+  card.plane.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+  cards.forEach((one) => one.refresh(start + 8));
+  times.move.push(performance.now() - start);
+  requestAnimationFrame(step);
 }
-return times;
+requestAnimationFrame(step);
 """
 
 
 @click.command()
 @click.argument("page", default="explorer/explorer.html", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--count", default=1000, show_default=True, help="Points to decode.")
+@click.option("--count", default=600, show_default=True, help="Frames to draw in each mode.")
 def main(page: Path, count: int) -> None:
-    """Print milliseconds per point: mean, and the slowest of a hundred."""
+    """Print milliseconds: median, 99th percentile and the worst."""
     if missing():
         raise click.ClickException(f"needs {missing()}")
     with browser() as driver:
+        driver.set_script_timeout(300)
         driver.get(page.resolve().as_uri())
         WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.body.dataset.ready"))
-        driver.execute_script(MEASURE, 50)  # let the just-in-time compiler finish
-        measured: dict[str, list[float]] = driver.execute_script(MEASURE, count)
-        models = driver.execute_script("return cards.length")
-    for name, times in measured.items():
-        slow = sorted(times)[int(0.99 * len(times))]
-        click.echo(f"{name:7} {models} models: mean {sum(times) / len(times):.2f} ms, 99th percentile {slow:.2f} ms")
+        driver.execute_async_script(MEASURE, 60, "explore")  # let the just-in-time compiler finish
+        for mode in driver.execute_script("return Object.keys(MODES).filter((name) => !$(`#mode-${name}`).disabled)"):
+            measured: dict[str, list[float]] = driver.execute_async_script(MEASURE, count, mode)
+            for name, times in measured.items():
+                median, slow, worst = (sorted(times)[int(share * (len(times) - 1))] for share in (0.5, 0.99, 1))
+                click.echo(f"{mode:9} {name:6} median {median:6.2f} ms, 99th percentile {slow:6.2f} ms, worst {worst:6.2f} ms")
 
 
 if __name__ == "__main__":

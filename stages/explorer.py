@@ -24,9 +24,9 @@ def main(results: Path, models: Path, sweep: Path | None, data: Path, out: Path)
     from pipeline.tracking import store
 
     try:
-        shown = load_explored(results, models)
-        cards = add_sweep(shown, sweep, data) if sweep else [[one] for one in shown.values()]
-        write(out, explorer(cards))
+        shown, images = load_explored(results, models, data)
+        cards = add_sweep(shown, sweep, images) if sweep else [[one] for one in shown.values()]
+        write(out, explorer(cards, images))
     except NotExplorable as error:  # a page with a note, so that the other stages' results stand
         head = '<!doctype html>\n<meta charset="utf-8">\n<title>Latent explorer</title>\n'
         write(out, f"{head}<p>No explorer: {html.escape(str(error))}.</p>\n")

@@ -22,7 +22,7 @@ def main(name: str, params: Params, data: Path, out: Path, metrics: Path) -> Non
     startup.choose_waiting(params.train.threads)
     from pipeline.training.run import train
 
-    train(name, params, data, out, metrics).clear()
+    train(name, params, data, out, metrics, replay=out / "replay" / f"{name}.safetensors").clear()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the latent explorer, a self-contained HTML page with the decoder and the codes of each model."""
+"""Write the latent explorer, a self-contained HTML page with the networks and the codes of each model, and the test images."""
 
 import hashlib
 import html
@@ -9,31 +9,50 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.errors import IntegrityError, ParamsError
-from pipeline.explorer.loading import Explored, NotExplorable
-from pipeline.figures.latent import Classes, class_places, classes, plane
+from pipeline.explorer.loading import Explored, Layers, NotExplorable
+from pipeline.figures.latent import classes, plane
 from pipeline.figures.style import Page
 
-MAX_BYTES = 8_000_000
+MAX_BYTES = 10_000_000
 POINTS = 3000  # test images on a plane
 SLIDERS = 16
-# Of the models shown first and of a sweep's others; the first pair that fits is used. With float32 a pixel is the model's
-# own to 1e-5, with float16 to about 3e-3, less than one of 256 gray levels.
-PRECISIONS = (("float32", "float32"), ("float32", "float16"), ("float16", "float16"))
-# The page's own script and style alone, known by their hashes; no request leaves. The icon is an empty data: URL.
-POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
+SCRIPTS = ("network.js", "plane.js", "card.js", "input.js", "modes.js", "drawing.js", "tour.js", "main.js")
+
+
+class Precision(NamedTuple):
+    """The types of a model's weights; an encoder may be left out."""
+
+    decoder: str
+    encoder: str | None
+
+
+# Of the models shown first and of a sweep's others; the first pair that fits is used. With float32 a pixel is the model's own to
+# 1e-5, with float24 (a float32 without its lowest byte) to 1e-4, with float16 to about 3e-3, less than one of 256 gray levels.
+PRECISIONS = (
+    (Precision("float32", "float32"), Precision("float32", "float32")),
+    (Precision("float32", "float24"), Precision("float32", "float24")),
+    (Precision("float24", "float16"), Precision("float16", "float16")),
+    (Precision("float16", "float16"), Precision("float16", "float16")),
+    (Precision("float16", None), Precision("float16", None)),
+)
+# The page's own scripts and style alone, known by their hashes; no request leaves. The icon is an empty data: URL.
+POLICY = "default-src 'none'; script-src {scripts}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _add(blob: list[bytes], array: np.ndarray, dtype: str) -> list[Any]:
     """Append an array to those that are compressed as a whole; return type, offset and size, by which the page finds it."""
-    values = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
+    values = np.ascontiguousarray(array, np.dtype(dtype.replace("24", "32")).newbyteorder("<"))
     offset = sum(map(len, blob))
+    planes = values.reshape(-1, 1).view(np.uint8)
+    if dtype == "float24":  # rounded to the three upper bytes
+        planes = (values.reshape(-1, 1).view("<u4") + np.uint32(0x80)).view(np.uint8)[:, 1:]
     # All first bytes, then all second ones: signs and exponents are alike and compress better side by side.
-    blob.append(values.reshape(-1, 1).view(np.uint8).T.tobytes())
+    blob.append(planes.T.tobytes())
     return [dtype, offset, values.size]
 
 
@@ -44,23 +63,18 @@ def extent(values: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
-def _marks(xy: np.ndarray, found: Classes, distance: np.ndarray) -> list[Any]:
-    """Return the name of each class that occurs, and where to write it."""
-    if not found.names:
-        return []
-    places = class_places(xy, found.numbers, distance).tolist()
-    return [[found.names[number], place] for number, place in zip(np.unique(found.numbers), places, strict=True)]
+def _network(layers: Layers, blob: list[bytes], precision: str) -> list[Any]:
+    return [[_add(blob, weight.T, precision), _add(blob, bias, "float32")] for weight, bias in layers]
 
 
-def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str, Any]:
+def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[str, Any]:
     results, codes = explored.results, explored.results["codes"]
     dim, found = codes.shape[1], classes(results)
     sizes = [dim, *(len(bias) for _, bias in explored.layers)]
     if [weight.shape[::-1] for weight, _ in explored.layers] != list(pairwise(sizes)) or sizes[-1] != results["inputs"][0].size:
         raise IntegrityError(f"{results.title}: the decoder and the results are of different shapes; run `dvc repro`")
     center, axes, names = plane(codes)
-    xy = (codes - center) @ axes.T
-    frame, ranges = extent(xy), extent(codes)
+    frame, ranges = extent((codes - center) @ axes.T), extent(codes)
     if dim == 1:
         frame[1] = -0.7, max(len(found.names) - 1, 0) + 0.7
     if dim == 2 and results.has_prior:  # the prior is a circle
@@ -75,12 +89,17 @@ def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str
         "center": center.tolist(),
         "axes": axes.tolist(),
         "names": ["z₁", "z₂" if dim == 2 else found.word] if dim <= 2 else names,
-        "marks": _marks(xy, found, 0.06 * np.ptp(frame, axis=1)) if dim > 1 else [],
         "frame": frame.tolist(),
         "ranges": ranges.tolist(),
         "sliders": sorted(np.argsort(-codes.var(0), kind="stable")[:SLIDERS].tolist()) if dim > 2 else [],
-        "layers": [[_add(blob, weight.T, precision), _add(blob, bias, "float32")] for weight, bias in explored.layers],
+        "layers": _network(explored.layers, blob, types.decoder),
+        "encoder": _network(explored.encoder, blob, types.encoder) if types.encoder else [],
     }
+    if results.has_prior and "spread" in results:
+        described["spread"] = _add(blob, results["spread"][:POINTS], "float32")
+    if explored.replay is not None:
+        dots = np.clip((explored.replay - center) @ axes.T, -6e4, 6e4)  # the largest float16 is 65,504
+        described["replay"] = {"points": _add(blob, dots, "float16"), "epochs": len(dots) - 1}
     if "confidence_map" in results:
         values, ends = results["confidence_map"], results["map_axes"][:, [0, -1]].tolist()
         described["map"] = {"values": _add(blob, np.rint(255 * values), "uint8"), "shape": values.shape, "frame": ends}
@@ -96,7 +115,7 @@ def _name(card: Sequence[Explored]) -> str:
     return name if len(card) == 1 else f"{name.split(', β')[0]}, β = {min(betas):g} to {max(betas):g}"
 
 
-def _assemble(cards: Sequence[Sequence[Explored]], first: str, others: str) -> str:
+def _assemble(cards: Sequence[Sequence[Explored]], images: np.ndarray, first: Precision, others: Precision) -> str:
     shown = Page({str(number): card[0].results for number, card in enumerate(cards)}).models["0"]
     channels, *size = shown["inputs"].shape[1:]
     if channels != 1:
@@ -109,29 +128,33 @@ def _assemble(cards: Sequence[Sequence[Explored]], first: str, others: str) -> s
         "names": found.names,
         "colors": found.colors(range(found.colors.N), bytes=True)[:, :3].tolist(),
         "labels": _add(blob, found.numbers[:POINTS], "uint8" if found.colors.N <= 256 else "float32"),
+        "images": _add(blob, images[:POINTS], "uint8"),
         "cards": [[_describe(one, blob, others if i else first) for i, one in enumerate(card)] for card in cards],
-        "precision": sorted({first} | {others for card in cards if len(card) > 1}, reverse=True),
+        "precision": sorted({first.decoder} | {others.decoder for card in cards if len(card) > 1}, reverse=True),
     }
-    template = Path(__file__).with_name("explorer.html")
-    style, script = (template.with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
-    return Template(template.read_text("utf-8")).substitute(
-        policy=POLICY.format(style=_csp_hash(style), script=_csp_hash(script)),
-        title=html.escape(f"Latent explorer on {shown.dataset}: {' and '.join(map(_name, cards))}"),
+    folder = Path(__file__).parent
+    style, *scripts = ((folder / name).read_text("utf-8") for name in ("explorer.css", *SCRIPTS))
+    subject = html.escape(f"{shown.dataset}: {' and '.join(map(_name, cards))}")
+    return Template((folder / "explorer.html").read_text("utf-8")).substitute(
+        policy=POLICY.format(style=_csp_hash(style), scripts=" ".join(map(_csp_hash, scripts))),
+        title=f"Latent explorer on {subject}",
+        subtitle=subject,
         style=style,
-        script=script,
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
         data=json.dumps(data, sort_keys=True).replace("<", "\\u003c"),
-        blob=b64encode(zlib.compress(b"".join(blob))).decode(),
+        blob=b64encode(zlib.compress(b"".join(blob), 9)).decode(),
     )
 
 
-def explorer(cards: Sequence[Sequence[Explored]]) -> str:
-    """Return the page, self-contained and under 8 MB; equal models give equal bytes.
+def explorer(cards: Sequence[Sequence[Explored]], images: np.ndarray) -> str:
+    """Return the page, self-contained and under 10 MB; equal models give equal bytes.
 
-    ``cards`` has one entry for each plane, side by side: the model shown first, then those its beta slider also reaches.
-    Raises IntegrityError for no models, different test images or layers that do not fit the results, ParamsError over 8 MB.
+    ``cards`` has one entry for each plane, side by side: the model shown first, then those its beta slider also reaches;
+    ``images`` are the bytes ``[N, C, H, W]`` of the test images. Raises IntegrityError for no models, different test images or
+    layers that do not fit the results, ParamsError over 10 MB.
     """
     for first, others in PRECISIONS:
-        document = _assemble(cards, first, others)
+        document = _assemble(cards, images, first, others)
         if (size := len(document.encode())) < MAX_BYTES:
             return document
     number, limit = sum(map(len, cards)), MAX_BYTES / 1e6

@@ -18,11 +18,12 @@ from pipeline.models import MODELS, ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import ModelParams, Params
 from pipeline.startup import stop_if_asked
-from pipeline.storage import flatten, md5, numbers, save_csv, save_metrics
+from pipeline.storage import flatten, md5, numbers, save_arrays, save_csv, save_metrics
 from pipeline.tracking import events, store
 from pipeline.tracking.run import Run
 from pipeline.training.checkpoint import Checkpoints, source_sha256
 from pipeline.training.config import TrainConfig
+from pipeline.training.replay import Replay
 from pipeline.training.trainer import Epoch, State, fit, state_shapes
 
 GRID = 64
@@ -127,13 +128,15 @@ def train(
     stem: str = "",
     tags: Mapping[str, str] | None = None,
     progress: Progress = show_progress,
+    replay: Path | None = None,
 ) -> Checkpoints:
     """Train a model, from its last checkpoint if there is one.
 
     Writes ``out/STEM.safetensors``, ``metrics/STEM_history.csv`` and ``metrics/STEM_train.json``, and logs one MLflow run.
 
     Of ``params``, :func:`logged_params` says what counts; ``data`` is the prepared data set; the files in the folders ``out`` and
-    ``metrics`` are called ``stem`` (default: ``name``); ``tags`` are added to the run's.
+    ``metrics`` are called ``stem`` (default: ``name``); ``tags`` are added to the run's;
+    ``replay`` is a file to write with the codes of test images after each epoch.
 
     Returns its checkpoints, to be cleared once nothing can delete the outputs any more.
 
@@ -159,16 +162,21 @@ def train(
             saved.run_id(run.id)
             events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)
             config = TrainConfig.from_params(params, getattr(params, name))
-            checkpoint = saved.load(config.epochs, state_shapes(trained.model, config))
+            watched = Replay(trained.model, dataset.test, config.epochs, rt.device)
+            checkpoint = saved.load(config.epochs, state_shapes(trained.model, config) | {"codes": watched.codes.shape})
             resume = State(*checkpoint) if checkpoint else None
+            if resume:
+                watched.codes = resume.arrays["codes"]
             done = resume.header["epoch"] if resume else 0
             if done:
                 click.echo(f"{stem}: continuing after epoch {done}")
-            epochs = fit(trained.model, training, validation, config, runtime=rt, resume=resume)
+            epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume))
             log_grids = _grid_logger(run, trained, validation, params, rt.device)
             rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, run, log_grids)
             history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
             save_weights(weights, trained)
+            if replay:
+                save_arrays(replay, {"codes": watched.codes[: 1 + len(rows)]}, {"weights_md5": md5(weights)})
             save_csv(history, rows)
             summary = flatten({"epochs": len(rows), "best": rows[best_epoch - 1]})
             save_metrics(metrics / f"{stem}_train.json", summary)

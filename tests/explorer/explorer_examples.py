@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from pipeline.data import Dataset, Images, save_dataset
+from pipeline.data import Dataset, Images, intensities, save_dataset
 from pipeline.evaluation.results import Results, save_results
 from pipeline.explorer.loading import Explored
 from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
-from pipeline.storage import md5
+from pipeline.storage import md5, save_arrays
 from stages.explorer import main
 
 SHAPE = (1, 28, 28)
@@ -29,7 +29,11 @@ def trained(name, dim, beta, hidden=(32, 16), seed=0):
 
 
 def images():
-    return np.random.default_rng(0).integers(0, 256, (len(LABELS), *SHAPE)).astype(np.uint8)
+    """Images [N, 1, 28, 28] of a random pattern for each class, with noise."""
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 2, (10, 7, 7)).repeat(4, 1).repeat(4, 2)
+    noise = random.integers(0, 56, (len(LABELS), 28, 28))
+    return (200 * patterns[LABELS] + noise).astype(np.uint8)[:, None]
 
 
 def results(name, dim, beta, weights_md5="", labels=LABELS, with_map=False):
@@ -44,23 +48,33 @@ def results(name, dim, beta, weights_md5="", labels=LABELS, with_map=False):
     return Results("digits", name, beta, 0, [], weights_md5, arrays)
 
 
-def decoder(name, dim, hidden=(32, 16)):
-    linear = [layer for layer in trained(name, dim, None, hidden).model.decoder.children() if isinstance(layer, torch.nn.Linear)]
-    return [(layer.weight.numpy(force=True), layer.bias.numpy(force=True)) for layer in linear]
+def linear(part, name, dim, hidden=(32, 16)):
+    """The linear layers of the encoder or the decoder."""
+    model = trained(name, dim, None, hidden).model
+    found = [layer for layer in getattr(model, part).children() if isinstance(layer, torch.nn.Linear)]
+    return [(layer.weight.numpy(force=True), layer.bias.numpy(force=True)) for layer in found]
 
 
 def cards(dim, hidden=(32, 16), **options):
     """An autoencoder and a VAE, a card each."""
-    return [[Explored(results(n, dim, b, **options), decoder(n, dim, hidden))] for n, b in (("ae", None), ("vae", 4.0))]
+    parts = [(n, results(n, dim, b, **options)) for n, b in (("ae", None), ("vae", 4.0))]
+    return [[Explored(found, linear("decoder", n, dim, hidden), linear("encoder", n, dim, hidden))] for n, found in parts]
 
 
 def workspace(folder, dim, hidden=(32, 16), **options):
     """Write all that the stage reads."""
     for name, beta in (("ae", None), ("vae", 1.0)):
         path = folder / "models" / f"{name}.safetensors"
-        save_weights(path, trained(name, dim, beta, hidden))
+        model = trained(name, dim, beta, hidden)
+        save_weights(path, model)
         made = results(name, dim, beta, md5(path), with_map=dim == 2, **options)
+        with torch.no_grad():
+            posterior = model.model.encode(torch.from_numpy(intensities(images())))
+        made.arrays.update(codes=posterior.mean.numpy(), spread=posterior.std.numpy())
         save_results(folder / "results" / path.name, made)
+        if name == "vae":
+            codes = np.linspace(0, 1, 4, dtype=np.float32)[:, None, None] * made["codes"][:100]
+            save_arrays(folder / "models" / "replay" / path.name, {"codes": codes}, {"weights_md5": md5(path)})
     for seed, beta in enumerate(SWEEP, 1):
         save_weights(folder / "sweep" / f"{beta}.safetensors", trained("vae", dim, beta, hidden, seed))
     test = Images(images(), options.get("labels", LABELS))

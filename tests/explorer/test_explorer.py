@@ -12,9 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from pipeline.data import Dataset, Images, save_dataset
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, save_results
-from pipeline.explorer.loading import NotExplorable, layers
+from pipeline.explorer import page
+from pipeline.explorer.loading import NotExplorable, encoder_layers, layers
 from pipeline.explorer.page import MAX_BYTES, explorer, extent
 from pipeline.figures.latent import plane
 from pipeline.models import MODELS
@@ -22,7 +24,7 @@ from pipeline.models.weights import save_weights
 from pipeline.storage import md5, save_arrays
 from pipeline.tracking import store
 from stages import explorer as explorer_stage
-from tests.explorer.explorer_examples import LABELS, LETTERS, cards, decoder, results, stage, trained, workspace
+from tests.explorer.explorer_examples import LABELS, LETTERS, cards, images, linear, results, stage, trained, workspace
 
 DIMENSIONS = (1, 2, 3, 16)
 
@@ -33,50 +35,48 @@ def data(document):
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 def test_page_is_self_contained_and_deterministic(dim):
-    document = explorer(cards(dim))
-    assert document == explorer(cards(dim))
+    document = explorer(cards(dim), images())
+    assert document == explorer(cards(dim), images())
     assert not re.search(r"https?:|\bsrc=|@import|url\(|\bfetch\b|XMLHttpRequest|WebSocket", document)
     assert "<title>Latent explorer on digits: AE and VAE, β = 4</title>" in document
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', document)[1]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
     assert document.index(policy) < document.index("<style>"), "it counts for what comes after it"
-    assert not re.search(r"\$(policy|title|style|script|data|blob)\b", document), "every place is filled"
+    assert not re.search(r"\$(policy|title|subtitle|style|scripts|data|blob)\b", document), "every place is filled"
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
-def test_page_without_labels_has_one_color_and_no_class_numbers(dim):
-    page = data(explorer(cards(dim, labels=None)))
-    assert (page["classes"], len(page["colors"])) == ("", 1)
-    assert all(model["marks"] == [] for card in page["cards"] for model in card)
-    assert data(explorer(cards(dim)))["classes"] == "digit"
+def test_page_without_labels_has_one_color_and_no_classes(dim):
+    shown = data(explorer(cards(dim, labels=None), images()))
+    assert (shown["classes"], len(shown["colors"])) == ("", 1)
+    assert data(explorer(cards(dim), images()))["classes"] == "digit"
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 def test_each_of_many_classes_has_its_name_and_color(dim, monkeypatch):
     monkeypatch.setattr("pipeline.explorer.page.POINTS", 5)  # a class may have no point that is shown
-    page = data(explorer(cards(dim, labels=LETTERS)))
+    shown = data(explorer(cards(dim, labels=LETTERS), images()))
     names = [str(label) for label in range(65, 91)]
-    assert page["names"] == names
-    assert len({tuple(color) for color in page["colors"]}) == 26
-    for (model,) in page["cards"]:
-        assert [name for name, _ in model["marks"]] == (names if dim > 1 else [])
+    assert shown["names"] == names
+    assert len({tuple(color) for color in shown["colors"]}) == 26
+    for (model,) in shown["cards"]:
         assert dim > 1 or model["frame"][1] == [-0.7, 25.7]
 
 
 def test_only_a_model_with_a_prior_has_its_circles():
-    assert [card[0]["prior"] for card in data(explorer(cards(2)))["cards"]] == [False, True]
+    assert [card[0]["prior"] for card in data(explorer(cards(2), images()))["cards"]] == [False, True]
 
 
-def test_models_of_the_default_size_fit_in_float32():
-    document = explorer(cards(16, (512, 256, 128)))
+def test_decoders_of_the_default_size_fit_in_float32():
+    document = explorer(cards(16, (512, 256, 128)), images())
     assert len(document.encode()) < MAX_BYTES
     assert '"precision": ["float32"]' in document
 
 
 def test_names_from_outside_cannot_become_markup():
     (ae,), _ = cards(2)
-    document = explorer([[replace(ae, results=replace(ae.results, dataset="</script><b>", model="</script><b>"))]])
+    document = explorer([[replace(ae, results=replace(ae.results, dataset="</script><b>", model="</script><b>"))]], images())
     assert "<b>" not in document
 
 
@@ -91,32 +91,59 @@ def test_plane_keeps_most_variance_and_its_frame_nearly_all_codes():
 
 
 def test_precision_falls_with_the_number_of_models_before_they_are_refused(monkeypatch):
-    _, (vae,) = cards(2, (64, 32))
-    models = [replace(vae, results=replace(vae.results, beta=beta)) for beta in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)]
-    monkeypatch.setattr("pipeline.explorer.page.MAX_BYTES", len(explorer([models[:3]])))
-    assert '"precision": ["float32"]' in explorer([models[:2]])
-    assert '"precision": ["float32", "float16"]' in explorer([models[:3]])
-    with pytest.raises(ParamsError, match=r"8 models takes .* MB, over .*; use fewer models"):
-        explorer([models])
+    _, (vae,) = cards(2)
+    models = [replace(vae, results=replace(vae.results, beta=float(beta))) for beta in range(1, 14)]
+    small = np.zeros_like(images())  # compresses at once
+    monkeypatch.setattr("pipeline.explorer.page.MAX_BYTES", len(explorer([models[:3]], small)) + 1000)
+    kinds = []
+    for count in (2, 4, 5, 7, 8):
+        document = explorer([models[:count]], small)
+        assert len(document.encode()) < page.MAX_BYTES
+        (shown,) = data(document)["cards"]
+        kinds.append([shown[i][part][0][0][0] if shown[i][part] else None for i in (0, 1) for part in ("layers", "encoder")])
+    with pytest.raises(ParamsError, match=r"13 models takes .* MB, over .*; use fewer models"):
+        explorer([models], small)
+    falling = [kinds.index(kind) for kind in kinds]
+    assert falling == sorted(falling)
+    assert kinds[0] == ["float32"] * 4
+    assert kinds[-1] == ["float16", None, "float16", None]
+    assert {None, "float16", "float24", "float32"} == {kind for row in kinds for kind in row}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_are_those_of_the_decoder_in_order(name, tmp_path):
     save_weights(tmp_path / "x.safetensors", trained(name, 3, None, (16, 16)))
-    for read, expected in zip(layers(tmp_path / "x.safetensors"), decoder(name, 3, (16, 16)), strict=True):
+    for read, expected in zip(layers(tmp_path / "x.safetensors"), linear("decoder", name, 3, (16, 16)), strict=True):
         for one, other in zip(read, expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_an_encoder_is_shown_only_if_its_layers_give_the_codes(tmp_path):
+    model, pixels = trained("vae", 3, 1.0, (16, 16)), images()
+    save_weights(tmp_path / "x.safetensors", model)
+    codes = model.predict(pixels / np.float32(255))["code"]
+    for read, expected in zip(
+        encoder_layers(tmp_path / "x.safetensors", pixels, codes), linear("encoder", "vae", 3, (16, 16)), strict=True
+    ):
+        for one, other in zip(read, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert encoder_layers(tmp_path / "x.safetensors", pixels, codes + 0.1) == ()
+    assert encoder_layers(tmp_path / "x.safetensors", pixels[..., :14], codes) == ()
+    save_arrays(tmp_path / "conv.safetensors", {"encoder.0.weight": np.ones((2, 1, 4, 4)), "encoder.0.bias": np.ones(2)}, {})
+    assert encoder_layers(tmp_path / "conv.safetensors", pixels, codes) == ()
+    save_arrays(tmp_path / "none.safetensors", {}, {})
+    assert encoder_layers(tmp_path / "none.safetensors", pixels, codes) == ()
 
 
 def test_models_that_cannot_be_shown_are_refused():
     _, (vae,) = cards(2)
     with pytest.raises(IntegrityError, match="no results"):
-        explorer([])
+        explorer([], images())
     with pytest.raises(IntegrityError, match="of different shapes"):
-        explorer([[replace(vae, layers=vae.layers[1:])]])
+        explorer([[replace(vae, layers=vae.layers[1:])]], images())
     color = vae.results.arrays | {"inputs": np.zeros((10, 3, 28, 28), np.float32)}
     with pytest.raises(ParamsError, match="the explorer shows gray images; those of digits have 3 channels"):
-        explorer([[replace(vae, results=replace(vae.results, arrays=color))]])
+        explorer([[replace(vae, results=replace(vae.results, arrays=color))]], images())
 
 
 def test_decoders_that_cannot_be_shown_are_refused(tmp_path):
@@ -180,6 +207,17 @@ def test_weights_that_do_not_belong_to_the_results_are_refused(tmp_path, runs):
     save_weights(tmp_path / "models" / "vae.safetensors", trained("vae", 2, 1.0, seed=9))
     with pytest.raises(IntegrityError, match="of other weights"):
         stage(tmp_path)
+    workspace(tmp_path, 2)
+    save_arrays(
+        tmp_path / "models" / "replay" / "vae.safetensors", {"codes": np.zeros((4, 9, 2), np.float32)}, {"weights_md5": "x"}
+    )
+    with pytest.raises(IntegrityError, match=r"replay/vae\.safetensors: of another training"):
+        stage(tmp_path)
+    workspace(tmp_path, 2)
+    other = Images(images(), (LABELS + 1) % 10)
+    save_dataset(tmp_path / "dataset.safetensors", Dataset("digits", other, other))
+    with pytest.raises(IntegrityError, match=r"dataset\.safetensors: another data set than the results'"):
+        stage(tmp_path)
 
 
 def test_a_damaged_file_of_a_sweep_is_not_dvcs(tmp_path, runs):
@@ -207,6 +245,7 @@ def test_page_is_written_without_importing_torch(tmp_path):
 
 def test_a_decoder_that_is_no_perceptron_gives_a_page_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    save_dataset("data/dataset.safetensors", Dataset("blobs", Images(images()), Images(images())))
     save_arrays("models/vae.safetensors", {}, {"decoder": ["Linear", "ConvTranspose2d"]})
     save_results("results/vae.safetensors", Results("blobs", "vae", 1.0, 1, [], md5("models/vae.safetensors"), {}))
     done = CliRunner().invoke(explorer_stage.main, [])

@@ -11,7 +11,7 @@ STAGES = {
     for name, stage in YAML(typ="safe").load(ROOT / file)["stages"].items()
 }
 TRAINING = {name for name in STAGES if name.startswith("train")}
-DRAWING = {"figures", "explorer", "claims", "summary"}  # the summary comes after what it tells to open
+DRAWING = {"figures", "explorer", "betas", "claims", "summary"}  # the summary comes after what it tells to open
 
 
 def paths(name: str, *keys: str) -> set[str]:

@@ -34,7 +34,13 @@ SECRETS = {
 }
 KILL, TERM, INT, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 TRAINED = {
-    name: (f"models/{name}.safetensors", f"metrics/{name}_history.csv", f"metrics/{name}_train.json") for name in ("ae", "vae")
+    name: (
+        f"models/{name}.safetensors",
+        f"models/replay/{name}.safetensors",
+        f"metrics/{name}_history.csv",
+        f"metrics/{name}_train.json",
+    )
+    for name in ("ae", "vae")
 }
 EVALUATED = {name: (f"results/{name}.safetensors", f"results/{name}_images.parquet", f"metrics/{name}.json") for name in TRAINED}
 OUTS = {

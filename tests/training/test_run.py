@@ -1,5 +1,6 @@
 """A training that is stopped or killed at any moment resumes and ends in the same bytes."""
 
+import json
 import math
 import os
 import signal
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import startup, storage
+from pipeline.data import holdout, load_dataset
 from pipeline.errors import BusyError, DivergedError, IntegrityError, ParamsError
+from pipeline.models.weights import load_weights
 from pipeline.params import Params
 from pipeline.training import checkpoint
 from pipeline.training import run as training_run
@@ -34,6 +38,13 @@ def run(name: str, params: Params, data: Path, folder: Path) -> dict[str, bytes]
     return outputs(name, folder)
 
 
+def replayed(name: str, params: Params, data: Path, folder: Path) -> dict[str, bytes]:
+    """Train as :func:`run`, and return the replay, too."""
+    file = folder / "replay.safetensors"
+    train(name, params, data, folder, folder, replay=file).clear()
+    return outputs(name, folder) | {"replay": file.read_bytes()}
+
+
 def left_over(workspace: Path) -> list[Path]:
     return [path for path in workspace.rglob("*") if path.is_file() and (path.suffix == ".tmp" or ".pipeline" in path.parts)]
 
@@ -47,10 +58,31 @@ def test_two_trainings_write_the_same_bytes_and_leave_no_checkpoint(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_replay_is_the_codes_of_the_test_images_before_the_training_and_after_each_epoch(
+    name: str, params: Params, data_file: Path, workspace: Path
+) -> None:
+    dataset, file = load_dataset(data_file), workspace / "replay.safetensors"
+    x = torch.from_numpy(dataset.test.intensities)
+    train(name, params, data_file, workspace, workspace, replay=file)
+    arrays, header = storage.load_arrays(file)
+    assert header == {"weights_md5": storage.md5(workspace / f"{name}.safetensors")}
+    training, _ = holdout(dataset.train, params.data.val_size, params.seed)
+    with torch.no_grad():
+        untrained = training_run.new_model(name, params, dataset.name, training).model.encode(x).mean
+        trained = load_weights(workspace / f"{name}.safetensors").model.encode(x).mean
+    summary = json.loads((workspace / f"{name}_train.json").read_text())
+    assert arrays["codes"].shape == (1 + summary["epochs"], len(x), trained.shape[1])
+    np.testing.assert_allclose(arrays["codes"][0], untrained, atol=1e-5)
+    best = summary["best/epoch"]
+    np.testing.assert_allclose(arrays["codes"][best], trained, atol=1e-5)
+    assert not np.allclose(arrays["codes"][best], untrained, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
     name: str, params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = run(name, params, data_file, workspace / "whole")
+    expected = replayed(name, params, data_file, workspace / "whole")
     step, taken, stop_at = FusedMLPStep.__call__, 0, 0
 
     def stopping(*args: object) -> object:
@@ -61,7 +93,7 @@ def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
         return step(*args)
 
     monkeypatch.setattr(FusedMLPStep, "__call__", stopping)
-    assert run(name, params, data_file, workspace / "counted") == expected
+    assert replayed(name, params, data_file, workspace / "counted") == expected
     steps = taken
     assert steps == 4 * (96 // 16)
     for stop in range(1, steps + 1):
@@ -70,7 +102,7 @@ def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             train(name, params, data_file, folder, folder)
         stop_at = 0
-        assert run(name, params, data_file, folder) == expected, f"stopped at step {stop}"
+        assert replayed(name, params, data_file, folder) == expected, f"stopped at step {stop}"
         epochs_kept = (stop - 1) // 6
         assert taken == stop + steps - 6 * epochs_kept, "it goes on from a checkpoint and does not start again"
         assert left_over(workspace) == []
