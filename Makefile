@@ -57,10 +57,7 @@ torture: env ## Inject faults for 15 minutes and print what survived, see docs/r
 	$(BIN)/python -m tests.torture $(TORTURE)
 
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
-	@$(BIN)/python -c 'import socket; exit(75 * (socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0))' 2>/dev/null || test $$? != 75 || \
-		{ echo "error: another program uses port $(PORT); choose a free one: make ui PORT=$$(($(PORT) + 1))" >&2; exit 75; }
-	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
-	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+	@$(BIN)/latent ui --port $(PORT)
 
 COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
 
