@@ -72,9 +72,11 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
 
 def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:
     """Show the numbers of a run on the page of its model, those of the whole training and not of an epoch."""
+    held = {(point.key, point.timestamp) for point in client.get_logged_model(model_id).metrics or []}
     points = [point for point in client.get_run(run_id).data._metric_objs if point.step == 0]
-    shown = [load_mlflow().entities.Metric(point.key, point.value, point.timestamp, 0, model_id) for point in points]
-    client.log_batch(run_id, metrics=shown)
+    new = [point for point in points if (point.key, point.timestamp) not in held]
+    metric = load_mlflow().entities.Metric
+    client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
 
 
 def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
