@@ -64,10 +64,7 @@ mutants: env ## Change the code a little, many times, and print what no test not
 	nice -n 19 $(BIN)/python -m tests.mutants $(foreach room,$(ROOM),--room $(room)) --sample $(SAMPLE) --seed $(SEED)
 
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
-	@$(BIN)/python -c 'import socket; exit(75 * (socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0))' 2>/dev/null || test $$? != 75 || \
-		{ echo "error: another program uses port $(PORT); choose a free one: make ui PORT=$$(($(PORT) + 1))" >&2; exit 75; }
-	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
-	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+	@$(BIN)/latent ui --port $(PORT)
 
 COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
 

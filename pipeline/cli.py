@@ -187,6 +187,15 @@ def sync(deleted: bool) -> None:
 
 
 @main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="The port on this machine.")
+def ui(port: int) -> None:
+    """Show the runs in MLflow, after a sync, and print links to its views."""
+    from pipeline.tracking.ui import serve
+
+    sys.exit(serve(port))
+
+
+@main.command()
 @click.option("--fix", is_flag=True, help="Repair what can be repaired without a loss.")
 def doctor(fix: bool) -> None:
     """Look for what is wrong with disk, settings, locks and versions.

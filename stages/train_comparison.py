@@ -20,9 +20,14 @@ from stages import run, stage
 @click.argument("group", type=click.Choice(GROUPS))
 @click.option("--out", default="models", show_default=True, type=Path, help="Folder of all models.")
 def main(group: str, params: Params, data: Path, out: Path) -> None:
+    from pipeline.tracking.pages import role
+
     (out / group).mkdir(parents=True, exist_ok=True)  # DVC requires the output even with nothing to train
     models = [model for model in comparison_models(params) if model.group == group]
-    trainings = {model.label: Training(model.model, model.params, data, model.folder(out)) for model in models}
+    trainings = {
+        model.label: Training(model.model, model.params, data, model.folder(out), role=role(group, model.name))
+        for model in models
+    }
     for checkpoints in run_trainings(trainings, params):
         checkpoints.clear()  # not earlier: DVC deletes the whole output before it restarts an interrupted stage
 

@@ -67,7 +67,7 @@ def test_completion_knows_the_commands() -> None:
 def test_help_names_every_command_and_the_completion() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert set(main.commands) == {"compare", "doctor", "gate", "report", "sweep", "sync", "verify"}
+    assert set(main.commands) == {"compare", "doctor", "gate", "report", "sweep", "sync", "ui", "verify"}
     assert all(f"\n  {name} " in result.stdout for name in main.commands)
     assert '\n    eval "$(_LATENT_COMPLETE=bash_source latent)"\n' in result.stdout
     assert call().stdout == result.stdout

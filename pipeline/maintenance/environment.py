@@ -21,7 +21,8 @@ from pipeline.maintenance.findings import DOCTOR_FIX, Finding
 from pipeline.params import load_params
 from pipeline.startup import cores
 from pipeline.tracking.dvc_lock import LOCKS, read
-from pipeline.tracking.dvc_repo import config, git
+from pipeline.tracking.dvc_repo import config
+from pipeline.tracking.origin import git
 
 _OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 

@@ -13,7 +13,8 @@ from pipeline.errors import IntegrityError, ParamsError
 from pipeline.maintenance.findings import VERIFY_FIX, Finding, Level, remove
 from pipeline.storage import load_arrays, md5, write
 from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
-from pipeline.tracking.dvc_repo import Config, git
+from pipeline.tracking.dvc_repo import Config
+from pipeline.tracking.origin import git
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether MLflow's runs hold the numbers of the metrics files that dvc.lock names."""
+"""Whether MLflow's runs hold the headline numbers of the metrics files that dvc.lock names."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -10,6 +10,7 @@ from pipeline.tracking import database, store
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC
 from pipeline.tracking.sync import sync
+from pipeline.tracking.values import HEADLINE
 
 ABOUT = "MLflow"
 
@@ -60,8 +61,8 @@ def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Findi
             text = f"no run has the weights of {path} (md5 {whole[path]})"
             yield Finding("warning", ABOUT, text, f"{SYNC} rebuilds it, `latent sync --deleted` one that was deleted in MLflow")
             continue
-        run, held = runs[0].id, runs[0].metrics
-        if other := [key for key in metrics if key in held and rounded(held[key]) != rounded(metrics[key])]:
+        run, held = runs[0].id, {key: number for key in metrics if (number := runs[0].number(key)) is not None}
+        if other := [key for key in held if rounded(held[key]) != rounded(metrics[key])]:
             values = f"{other[0]} is {metrics[other[0]]:.6g}, there {held[other[0]]:.6g}"
             yield Finding(
                 "problem",
@@ -70,5 +71,5 @@ def compare(stages: Sequence[Stage], whole: Mapping[str, str]) -> Iterator[Findi
                 SYNC,
                 lambda: f"{SYNC} corrected {sync()[1]} runs",
             )
-        elif absent := metrics.keys() - held.keys():
+        elif absent := metrics.keys() & HEADLINE.keys() - held.keys():
             yield Finding("warning", ABOUT, f"run {run} of {path} lacks {len(absent)} numbers", f"{SYNC} adds them")

@@ -15,9 +15,10 @@ from pipeline.tracking.run import MODEL_MD5, Record, Run
 # Columns of the table, and where a run holds them.
 PARAMS = {"model": "model.name", "beta": "beta", "latent_dim": "model.latent_dim", "seed": "seed"}
 METRICS = {"recon": "test/recon", "kl": "test/kl", "elbo": "test/elbo"}
-TAGS = {"dataset": "dataset", "experiment": "dvc.exp.name"}
-SHOWN = ["name", "model", "dataset", "beta", "latent_dim", "seed", "recon", "kl", "elbo", "experiment"]
-COLUMNS = [*SHOWN, "status", "run_id"]
+TAGS = {"role": "role", "dataset": "dataset", "experiment": "dvc.exp.name"}
+SHOWN = ["name", "role", "model", "beta", "latent_dim", "seed", "recon", "kl", "elbo", "experiment"]
+ROLES = ["main", "comparison", "depth-matched", "seed", "sweep"]  # in this order, then runs of earlier versions, which have none
+COLUMNS = [*SHOWN, "dataset", "status", "run_id"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def select(found: Sequence[tuple[Record, Run]], dataset: str | None, model: str 
         values: dict[str, Any] = {"name": record.name, "status": record.status, "run_id": record.id}
         values |= {column: record.params.get(key) for column, key in PARAMS.items()}
         values |= {column: record.tags.get(key) for column, key in TAGS.items()}
-        rows.append(values | {column: record.metrics.get(key) for column, key in METRICS.items()})
+        rows.append(values | {column: record.number(key) for column, key in METRICS.items()})
         runs.append(run)
     if not rows:
         raise ParamsError("no run passes these filters; `latent sync` rebuilds lost runs")
@@ -65,13 +66,19 @@ def select(found: Sequence[tuple[Record, Run]], dataset: str | None, model: str 
     table.loc[same, "name"] += " " + table["run_id"].str[:4]  # runs that differ in what is not part of their names
     if len(names := sorted(table["dataset"].unique())) > 1:
         raise ParamsError(f"these runs are of several data sets ({', '.join(names)}); choose one with --dataset")
-    table = table.sort_values(["model", "latent_dim", "beta", "seed"], kind="stable")
-    return Comparison(table.reset_index(drop=True), [runs[index] for index in table.index])
+    order = table["role"].map({name: index for index, name in enumerate(ROLES)})
+    table = table.assign(order=order).sort_values(["order", "model", "latent_dim", "beta", "seed"], kind="stable")
+    return Comparison(table[COLUMNS].reset_index(drop=True), [runs[index] for index in table.index])
+
+
+def shown(table: pd.DataFrame) -> list[str]:
+    """Return the columns to show, those that some run has."""
+    return [column for column in SHOWN if table[column].notna().any()]
 
 
 def texts(table: pd.DataFrame) -> Iterator[list[str]]:
     """Yield the rows of the table as text."""
-    for row in table[SHOWN].to_dict("records"):
+    for row in table[shown(table)].to_dict("records"):
         yield [
             "" if pd.isna(v) else f"{v:.2f}" if k in METRICS else f"{v:g}" if isinstance(v, float) else str(v)
             for k, v in row.items()
@@ -80,10 +87,10 @@ def texts(table: pd.DataFrame) -> Iterator[list[str]]:
 
 def render(compared: Comparison) -> Table:
     """Return the table for a terminal."""
-    shown = Table(title=f"Runs on {escape(compared.dataset)}, nats per test image", box=SIMPLE_HEAD)
-    for column in SHOWN:
-        is_text = column in ("name", "model", "dataset", "experiment")
-        shown.add_column(column, justify="left" if is_text else "right", no_wrap=column != "experiment")
+    table = Table(title=f"Runs on {escape(compared.dataset)}, nats per test image", box=SIMPLE_HEAD)
+    for column in shown(compared.table):
+        is_text = column in ("name", "role", "model", "experiment")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "experiment")
     for row in texts(compared.table):
-        shown.add_row(*map(escape, row))
-    return shown
+        table.add_row(*map(escape, row))
+    return table

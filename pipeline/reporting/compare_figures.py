@@ -18,7 +18,7 @@ from pipeline.errors import IntegrityError
 from pipeline.figures.history import TERMS, epoch_axes
 from pipeline.figures.style import DOT, INK, PENCIL, image_panels, marks, new_figure, png, series_colors, styled, tiles
 from pipeline.models.weights import Trained, load_weights
-from pipeline.reporting.compare import SHOWN, Comparison, texts
+from pipeline.reporting.compare import Comparison, shown, texts
 from pipeline.runtime import generator
 from pipeline.storage import write
 
@@ -151,7 +151,7 @@ def manifolds(models: dict[str, Trained]) -> Figure | None:
 def page(compared: Comparison, pictures: dict[str, bytes]) -> str:
     """Return the comparison as one HTML file that needs no other."""
     with pd.option_context("display.max_colwidth", None):
-        table = pd.DataFrame(texts(compared.table), columns=SHOWN).to_html(index=False, border=0)
+        table = pd.DataFrame(texts(compared.table), columns=shown(compared.table)).to_html(index=False, border=0)
     image = '<figure><img alt="{}" src="data:image/png;base64,{}"></figure>'
     return Template(Path(__file__).with_name("compare.html").read_text()).substitute(
         title=f"Runs on {html.escape(compared.dataset)}",

@@ -15,7 +15,7 @@ from pipeline import stats
 from pipeline.errors import ParamsError
 from pipeline.params import Section, load_yaml
 from pipeline.reporting.revision import ComparisonError, Markdown, Sides, is_number, markdown, per_image, table
-from pipeline.tracking.dvc_repo import git
+from pipeline.tracking.origin import git
 
 RULES = "gate.yaml"
 Tables = tuple[pd.DataFrame, pd.DataFrame]

@@ -40,8 +40,8 @@ def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Pa
     """
     points = grid(params, betas, seeds)
     files = {name: out / f"{name}.safetensors" for name in points}
-    trainings = {name: Training(MODEL, own, data, out, name) for name, own in points.items()}
-    checkpoints = run_trainings(trainings, params, {"sweep": "true"})
+    trainings = {name: Training(MODEL, own, data, out, name, "sweep") for name, own in points.items()}
+    checkpoints = run_trainings(trainings, params)
     test = {"families": ["test"]}
     run_evaluations({name: ((name, files[name], own, data, classifier), test) for name, own in points.items()}, params)
     for saved in checkpoints:  # not earlier: a sweep that is killed while it evaluates must not train again

@@ -22,9 +22,10 @@ class Training(NamedTuple):
     data: Path
     out: Path
     stem: str = ""
+    role: str = "main"
 
 
-def _train(training: Training, tags: Mapping[str, str], report: Report) -> "Checkpoints":
+def _train(training: Training, report: Report) -> "Checkpoints":
     from pipeline.training.run import train
 
     def progress(epochs: "Iterator[Epoch]", name: str, total: int, done: int) -> "Iterator[Epoch]":
@@ -32,20 +33,18 @@ def _train(training: Training, tags: Mapping[str, str], report: Report) -> "Chec
             report(f"epoch {epoch.number}/{total}, val/loss {epoch.metrics['val/loss']:.2f} nats")
             yield epoch
 
-    name, params, data, out, stem = training
-    return train(name, params, data, out, out, stem, tags, progress)
+    name, params, data, out, stem, role = training
+    return train(name, params, data, out, out, stem, role, progress)
 
 
-def run_trainings(
-    trainings: Mapping[str, Training], params: Params, tags: Mapping[str, str] | None = None
-) -> "list[Checkpoints]":
+def run_trainings(trainings: Mapping[str, Training], params: Params) -> "list[Checkpoints]":
     """Train models at once, by label; the outputs are those of single trainings with as many threads.
 
-    ``pool.threads`` and ``train.device`` limit the number of processes; ``tags`` are further tags of all runs.
+    ``pool.threads`` and ``train.device`` limit the number of processes.
     Returns the checkpoints, to be cleared once nothing can delete the outputs or ask for them again.
     Raises what :func:`pipeline.training.run.train` raises.
     """
     choose_waiting(params.pool.threads)  # the processes inherit it
-    tasks = {label: partial(_train, training, tags or {}) for label, training in trainings.items()}
+    tasks = {label: partial(_train, training) for label, training in trainings.items()}
     units = sum(getattr(training.params, training.name).epochs for training in trainings.values())
     return list(run_all(tasks, "training", workers(params.pool.threads, params.train.device), units).values())

@@ -1,6 +1,5 @@
 """DVC's files in the workspace and in the commits of experiments. Only this module imports dvc, and only ``dvc.api``."""
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,6 +12,7 @@ from dvc.api import DVCFileSystem
 from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe, reason
 from pipeline.storage import write
 from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
+from pipeline.tracking.origin import git
 
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
 
@@ -107,17 +107,6 @@ class Source:
         known = {name: md5 for name, info in found.items() if (md5 := info.get("dvc_info", {}).get("md5"))}
         known = known or {name: digest(self.read(name[1:]) or b"") for name in found}
         return {name[len(folder) + 2 :]: md5 for name, md5 in known.items()}
-
-
-def git(*arguments: str) -> bytes:
-    """Return what a git command prints. Raises ParamsError when it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True)
-    except FileNotFoundError:
-        raise ParamsError("git is not installed") from None
-    if done.returncode:
-        raise ParamsError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
 
 
 def _workspace() -> DVCFileSystem:

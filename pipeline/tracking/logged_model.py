@@ -44,7 +44,7 @@ def package(folder: Path) -> Path:
 def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:
     """Log the weights as a model of a run, whose status stays; the run has it once all of it is in the store."""
     mlflow = load_mlflow()
-    types, entities, run = mlflow.types, mlflow.entities, client.get_run(run_id)
+    types, run = mlflow.types, client.get_run(run_id)
     pixels, code = ((np.dtype(np.float32), (-1, *shape)) for shape in (image_shape, (latent_dim,)))
     outputs = types.Schema([types.TensorSpec(*code, "code"), types.TensorSpec(*pixels, "reconstruction")])
     signature = mlflow.models.ModelSignature(types.Schema([types.TensorSpec(*pixels)]), outputs)
@@ -66,10 +66,17 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
         )
         client.log_model_artifacts(model.model_id, f"{scratch}/model")
     client.finalize_logged_model(model.model_id, "READY")
-    numbers = [point for point in run.data._metric_objs if point.step == 0]  # of the whole training, not of an epoch
-    shown = [entities.Metric(point.key, point.value, point.timestamp, 0, model.model_id) for point in numbers]
-    client.log_batch(run_id, metrics=shown)
-    client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, step=0)])
+    log_numbers(client, run_id, model.model_id)
+    client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
+
+
+def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:
+    """Show the numbers of a run on the page of its model, those of the whole training and not of an epoch."""
+    held = {(point.key, point.timestamp) for point in client.get_logged_model(model_id).metrics or []}
+    points = [point for point in client.get_run(run_id).data._metric_objs if point.step == 0]
+    new = [point for point in points if (point.key, point.timestamp) not in held]
+    metric = load_mlflow().entities.Metric
+    client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
 
 
 def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -19,9 +18,9 @@ import numpy as np
 
 from pipeline.data import Shape
 from pipeline.errors import PipelineError, reason
-from pipeline.storage import rounded
 from pipeline.tracking import logged_model
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.values import HEADLINE, finite, text, tile
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -42,28 +41,6 @@ WORTH = ("params", "model", "champion", "files", "data", "description", "grids")
 _PAUSE = 20  # a pause is this many times as long as the slow call, so a slow store costs a training 5% at most
 _BATCH = 1000  # the most metrics that MLflow accepts in one call
 T = TypeVar("T")
-
-
-def text(value: object) -> str:
-    """Return a parameter as MLflow stores it; 4 and 4.0 in params.yaml give the same text.
-
-    >>> text(4.0), text(0.001), text([512, 256])
-    ('4', '0.001', '[512, 256]')
-    """
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the finite metrics, rounded as in DVC's files."""
-    return {key: rounded(float(value)) for key, value in metrics.items() if math.isfinite(value)}
-
-
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Return images ``[N, C, H, W]`` in [0, 1] as one uint8 image of ``columns`` columns, gray for one channel, else RGB."""
-    channels, height, width = images.shape[1:]
-    rows = images[: len(images) // columns * columns].reshape(-1, columns, channels, height, width)
-    grid = np.rint(rows.transpose(0, 3, 1, 4, 2).reshape(-1, columns * width, channels) * 255).astype(np.uint8)
-    return cast(np.ndarray, grid[..., 0] if channels == 1 else grid)
 
 
 def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -100,6 +77,10 @@ class Record:
         model_id = models[-1].model_id if models else None
         deleted = info.lifecycle_stage == "deleted"
         return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id, deleted)
+
+    def number(self, key: str) -> float | None:
+        """Return a number by its key in metrics files, under which runs of earlier versions hold it; None where there is none."""
+        return self.metrics.get(HEADLINE.get(key, key), self.metrics.get(key))
 
 
 class Run:
@@ -198,7 +179,9 @@ class Run:
     def log_epoch(self, row: Mapping[str, float], elapsed: float = 0.0) -> None:
         """Log an epoch's metrics, ``elapsed`` seconds into the run; a resumed run logs those it does not hold yet."""
         then, step = self._start + round(elapsed * 1000), int(row["epoch"])
-        for key, value in finite({key: value for key, value in row.items() if key != "epoch"}).items():
+        # A curve for each latent dimension (val/kl_per_dim/0 ...) would be many; the file of the history has them.
+        curves = {key: value for key, value in row.items() if key != "epoch" and not key[-1].isdecimal()}
+        for key, value in finite(curves).items():
             if self._resumed and key not in self._steps:
                 self._steps[key] = self.points(key).keys()
             if step not in self._steps.get(key, ()):
@@ -241,6 +224,13 @@ class Run:
         if name not in self._files or self._files[name] != Path(path).stat().st_size:
             self.added["files"] += 1
             send = partial(self.attempt, lambda client, run: client.log_artifact(run, str(path), folder), num_requests=3)
+            self.when_quick("files", send)
+
+    def log_text(self, name: str, content: str) -> None:
+        """Log a text as an artifact of this name."""
+        if self._files.get(name) != len(content.encode()):
+            self.added["files"] += 1
+            send = partial(self.attempt, lambda client, run: client.log_text(run, content, name), num_requests=3)
             self.when_quick("files", send)
 
     def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:

@@ -14,12 +14,15 @@ from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, Pipeli
 from pipeline.startup import repository_root
 from pipeline.tracking import database
 from pipeline.tracking.database import load_mlflow
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
+from pipeline.tracking.origin import origin_tags
+from pipeline.tracking.pages import VIEWS, describe_experiment
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, NOTE, STAGE, SYNC, Client, Record, Run, warn
 
 FINGERPRINT = "fingerprint"
 """The tag with the hash of all that decides a training's bits: trainings with the same one share a run."""
 PROCESS = "process"
 """The tag with machine, id and start of the process that writes a run."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow does not ask what the experiment is for
 _NEWEST_FIRST = ["attributes.start_time DESC"]
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _SQLITE_PROBLEMS = {  # the second is a limit on the size of files, too
@@ -60,7 +63,9 @@ def connect(name: str | None = None) -> tuple[Client, str]:
     if found is None:
         folder = database.artifacts(uri, root())
         try:
-            return client, client.create_experiment(name, artifact_location=(folder / name).as_uri() if folder else None)
+            number = client.create_experiment(name, (folder / name).as_uri() if folder else None, {**_KIND, **VIEWS})
+            client.set_experiment_tag(number, NOTE, describe_experiment(number))
+            return client, number
         except mlflow.exceptions.MlflowException:  # another process may have been faster
             if not (found := client.get_experiment_by_name(name)):
                 raise
@@ -117,15 +122,15 @@ def start(name: str, tags: Mapping[str, Any], run_id: str | None = None) -> Run:
     # DVC names a stage of another file `claims/dvc.yaml:train_seeds`; the tag has only the stage's name.
     names = {STAGE: "DVC_STAGE", "dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
     tags = {**tags, **{tag: os.environ[key].rpartition(":")[2] for tag, key in names.items() if os.environ.get(key)}}
+    tags = {key: str(value) for key, value in (origin_tags() | process_tag() | tags).items()}
     try:
         client, experiment = connect()
         if found := _former(client, experiment, tags, run_id):
-            client.set_tag(found.info.run_id, PROCESS, process_tag()[PROCESS])
+            client.set_tag(found.info.run_id, PROCESS, tags[PROCESS])
             client.update_run(found.info.run_id, status="RUNNING")
-        else:  # these tags from the first moment on, so that a run is never without them, whenever the process is killed
-            first = {key: tags[key] for key in (FINGERPRINT, STAGE) if key in tags}
-            info = client.create_run(experiment, run_name=name, tags=process_tag() | first).info
-        run = Run(client, found.info, resumed=True) if found else Run(client, info)
+            run = Run(client, found.info, resumed=True)
+        else:  # all tags from the first moment on, so that a run is never without them, whenever the process is killed
+            return Run(client, client.create_run(experiment, run_name=name, tags=tags).info)
     except Exception as error:  # as in Run.attempt
         warn(error)
         return Run()
@@ -193,6 +198,19 @@ def records(experiment: str | None = None, deleted: bool = False) -> list[tuple[
         kind = mlflow.entities.ViewType.ALL if deleted else mlflow.entities.ViewType.ACTIVE_ONLY
         found = mlflow.search_runs([number], run_view_type=kind, order_by=_NEWEST_FIRST, output_format="list")
         return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
+
+
+def complete_experiment() -> None:
+    """Give an experiment that another program or an earlier version made its description and views, once.
+
+    Raises what :func:`explained` returns.
+    """
+    with connected() as (client, number):
+        held = client.get_experiment(number).tags
+        if not VIEWS.keys() & held.keys():  # else who uses it may have deleted some
+            for key, value in (_KIND | VIEWS | {NOTE: describe_experiment(number)}).items():
+                if key not in held:
+                    client.set_experiment_tag(number, key, value)
 
 
 def end_stale_runs() -> list[Record]:

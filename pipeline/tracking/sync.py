@@ -19,7 +19,10 @@ from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_lock import Stage
 from pipeline.tracking.dvc_repo import Source, sources
-from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run, finite, text
+from pipeline.tracking.origin import COMMIT
+from pipeline.tracking.pages import label, role
+from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run
+from pipeline.tracking.values import finite, text
 
 
 class Training:
@@ -42,7 +45,7 @@ class Training:
 
     def __str__(self) -> str:
         experiment = self.source.tags.get("dvc.exp.name", "")
-        return events.label(self.settings) + (f" ({experiment})" if experiment else "")
+        return label(self.settings) + (f" ({experiment})" if experiment else "")
 
     def run(self, held: list[tuple[Record, Run]], keys: set[tuple[str, str]], deleted: bool = False) -> Run | None:
         """Return the newest run of these weights, else one that stopped before it logged them, else a new one.
@@ -63,7 +66,8 @@ class Training:
         with store.connected() as (client, experiment):
             if self.is_new:  # with tags by which the next sync finds it, should this one be killed
                 tags = {MODEL_MD5: md5, STAGE: stage, "sync": "true"}
-                found = client.create_run(experiment, self.source.time, tags, events.label(self.settings))
+                tags |= {COMMIT: self.source.commit} if self.source.commit else {}
+                found = client.create_run(experiment, self.source.time, tags, label(self.settings))
             else:
                 if not active:
                     client.restore_run(same[0].id)
@@ -83,7 +87,10 @@ class Training:
 
     def restore(self, run: Run) -> None:
         """Log what the run lacks."""
+        folder = PurePosixPath(self.stage.weights).parent
+        group = folder.parent.name if self.stage.module == "train_comparison" else ""
         tags = {"dataset": self.about_data.get("name"), "data.md5": self.data[1], STAGE: self.stage.name, **self.source.tags}
+        tags["role"] = role(group, folder.name)
         run.set_tags({key: value for key, value in tags.items() if value})
         shape: Shape = (0, 0, 0)
         if about := self.about_data:
@@ -127,7 +134,8 @@ class Training:
             if stage.module == "claims":
                 for ledger in files(stage, "/claims.json"):
                     try:
-                        events.log_claims(run, load_json(ledger).get("claims", {}))
+                        if claims := load_json(ledger).get("claims"):  # which an earlier version has not
+                            events.log_claims(run, claims)
                     except UNREADABLE as error:
                         click.echo(f"sync: {stage.out('.json')} is left out ({reason(error)})", err=True)
             if stage.module == "explorer":
@@ -165,6 +173,8 @@ def sync(deleted: bool = False) -> tuple[int, int]:
     lock = store.root() / ".pipeline" / "sync.lock"
     with locked(lock, f"another {SYNC} runs"), tempfile.TemporaryDirectory() as scratch:
         known, changed, failed = trainings(Path(scratch)), 0, list[Exception]()
+        if known:
+            store.complete_experiment()
         held, keys = store.records(deleted=True) if known else [], {training.key for training in known}
         left = list[str]()
         for training in known:

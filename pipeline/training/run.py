@@ -1,7 +1,8 @@
 """One training with its outputs for DVC, its MLflow run, and its checkpoints."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from pipeline.models import MODELS, ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import ModelParams, Params
 from pipeline.startup import stop_if_asked
-from pipeline.storage import flatten, md5, numbers, save_arrays, save_csv, save_metrics
+from pipeline.storage import flatten, md5, save_arrays, save_csv, save_metrics
 from pipeline.tracking import events, store
+from pipeline.tracking.pages import label
 from pipeline.tracking.run import Run
 from pipeline.training.checkpoint import Checkpoints, source_sha256
 from pipeline.training.config import TrainConfig
@@ -28,6 +30,7 @@ from pipeline.training.trainer import Epoch, State, fit, state_shapes
 
 GRID = 64
 CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
+HISTORY_SECONDS = 1.0  # between two versions of the history, which can be watched while it grows
 
 Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]
 """Pass on the epochs of a training of this name, out of a total, some of which are done, and show them."""
@@ -57,18 +60,20 @@ def new_model(name: str, params: Params, dataset: str, train: Images) -> Trained
 
 
 def show_progress(epochs: Iterator[Epoch], name: str, total: int, done: int) -> Iterator[Epoch]:
-    """Pass epochs on, showing a bar on a terminal and a line each in a log."""
-    bar = tqdm(epochs, name, total, initial=done, unit="epoch", disable=None)
+    """Pass epochs on, showing the time left: in a bar on a terminal, and in a line each in a log."""
+    bar, begun = tqdm(epochs, name, total, initial=done, unit="epoch", disable=None), time.monotonic()
     for epoch in bar:
         line = f"train/loss {epoch.metrics['train/loss']:.2f}, val/loss {epoch.metrics['val/loss']:.2f} nats"
         if bar.disable:
-            click.echo(f"{name} epoch {epoch.number}/{total}: {line}, {epoch.samples / epoch.seconds:,.0f} images/s")
+            left = tqdm.format_interval((time.monotonic() - begun) / (epoch.number - done) * (total - epoch.number))
+            click.echo(f"{name} epoch {epoch.number}/{total}: {line}, {epoch.samples / epoch.seconds:,.0f} images/s, {left} left")
         bar.set_postfix_str(line)
         yield epoch
 
 
-def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params, device: torch.device) -> Callable[[Epoch], None]:
-    """Return what logs, every few epochs, samples from the prior and reconstructions of validation images."""
+def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params, device: torch.device) -> Callable[..., None]:
+    """Return what logs samples from the prior and reconstructions of validation images every few epochs and after the last."""
+    trained.model.to(device)
     latents = torch.randn(GRID, trained.model.latent_dim, generator=runtime.generator(params.seed, "grid")).to(device)
     columns = min(8, len(validation))
     x = torch.from_numpy(validation.take(slice(min(GRID // 2, len(validation)) // columns * columns)).intensities).to(device)
@@ -77,27 +82,32 @@ def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params,
         return torch.sigmoid(trained.model.decode(z)).numpy(force=True)
 
     @torch.no_grad()
-    def log(epoch: Epoch) -> None:
-        if epoch.number % params.tracking.sample_every and not epoch.is_last:
+    def log(epoch: int, is_last: bool = False) -> None:
+        if epoch % params.tracking.sample_every and not is_last:
             return
-        run.log_grid("samples", images(latents), epoch.number)
+        run.log_grid("samples", images(latents), epoch)
         pair = np.stack([x.numpy(force=True), images(trained.model.encode(x).mean)])
         # Each row of inputs stands above the row of their reconstructions.
         rows = pair.reshape(2, -1, columns, *x.shape[1:]).swapaxes(0, 1).reshape(-1, *x.shape[1:])
-        run.log_grid("reconstructions", rows, epoch.number, columns)
+        run.log_grid("reconstructions", rows, epoch, columns)
 
     return log
 
 
 def _follow(
-    epochs: Iterator[Epoch], resume: State | None, saved: Checkpoints, run: Run, log_grids: Callable[[Epoch], None]
+    epochs: Iterator[Epoch], resume: State | None, saved: Checkpoints, history: Path, run: Run, log_grids: Callable[..., None]
 ) -> tuple[list[dict[str, float]], int]:
-    """Run the epochs that are left: log them, save checkpoints; return the history, a row an epoch, and the best epoch."""
+    """Run the epochs that are left: log them, save history and checkpoints; return a row an epoch, and the best epoch."""
     header: dict[str, Any] = resume.header if resume else {"rows": [], "elapsed": [], "best_epoch": 0}
     rows, elapsed, best_epoch = [*header["rows"]], [*header["elapsed"]], header["best_epoch"]
     for row, seconds in zip(rows, elapsed, strict=True):
         run.log_epoch(row, seconds)
-    unsaved, saved_at = None, time.monotonic()
+    if rows:  # without epochs that a killed process ran after its last checkpoint
+        save_csv(history, rows)
+    else:
+        history.unlink(missing_ok=True)
+        log_grids(0)
+    unsaved, saved_at, shown_at = None, time.monotonic(), -math.inf
     try:
         for epoch in epochs:
             rows.append({"epoch": epoch.number, **epoch.metrics})
@@ -108,13 +118,18 @@ def _follow(
             if epoch.is_last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 saved.save(unsaved.arrays, unsaved.header)
                 unsaved, saved_at = None, time.monotonic()
+            if epoch.is_last or time.monotonic() - shown_at >= HISTORY_SECONDS:
+                save_csv(history, rows)
+                shown_at = time.monotonic()
             run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
-            log_grids(epoch)
+            log_grids(epoch.number, epoch.is_last)
             stop_if_asked()
     except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last epoch is kept
-        if unsaved:
-            with suppress(OSError):
+        with suppress(OSError):
+            if unsaved:
                 saved.save(unsaved.arrays, unsaved.header)
+            if rows:
+                save_csv(history, rows)
         raise
     return rows, best_epoch
 
@@ -126,7 +141,7 @@ def train(
     out: Path,
     metrics: Path,
     stem: str = "",
-    tags: Mapping[str, str] | None = None,
+    role: str = "main",
     progress: Progress = show_progress,
     replay: Path | None = None,
 ) -> Checkpoints:
@@ -135,8 +150,8 @@ def train(
     Writes ``out/STEM.safetensors``, ``metrics/STEM_history.csv`` and ``metrics/STEM_train.json``, and logs one MLflow run.
 
     Of ``params``, :func:`logged_params` says what counts; ``data`` is the prepared data set; the files in the folders ``out`` and
-    ``metrics`` are called ``stem`` (default: ``name``); ``tags`` are added to the run's;
-    ``replay`` is a file to write with the codes of test images after each epoch.
+    ``metrics`` are called ``stem`` (default: ``name``); ``role`` is a tag of the run; ``replay`` is a file to write with the codes
+    of test images after each epoch. The history grows with each epoch, so that `dvc plots show` and editors can show it.
 
     Returns its checkpoints, to be cleared once nothing can delete the outputs any more.
 
@@ -157,8 +172,8 @@ def train(
         trained = new_model(name, params, dataset.name, training)
         click.echo(f"{stem} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
         about = {store.FINGERPRINT: saved.fingerprint, "dataset": dataset.name, **identity, "torch": torch.__version__}
-        about |= {"device": rt.device.type, "threads": str(rt.threads)}
-        with store.start(events.label(settings), about | dict(tags or {}), saved.run_id()) as run:
+        about |= {"device": rt.device.type, "threads": str(rt.threads), "role": role}
+        with store.start(label(settings), about, saved.run_id()) as run:
             saved.run_id(run.id)
             events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)
             config = TrainConfig.from_params(params, getattr(params, name))
@@ -172,13 +187,12 @@ def train(
                 click.echo(f"{stem}: continuing after epoch {done}")
             epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume))
             log_grids = _grid_logger(run, trained, validation, params, rt.device)
-            rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, run, log_grids)
             history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
+            rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, history, run, log_grids)
             save_weights(weights, trained)
             if replay:
                 save_arrays(replay, {"codes": watched.codes[: 1 + len(rows)]}, {"weights_md5": md5(weights)})
-            save_csv(history, rows)
             summary = flatten({"epochs": len(rows), "best": rows[best_epoch - 1]})
             save_metrics(metrics / f"{stem}_train.json", summary)
-            events.log_training_end(run, settings, numbers(summary), md5(weights), training.shape, history, weights)
+            events.log_training_end(run, settings, summary, md5(weights), training.shape, history, weights)
     return saved

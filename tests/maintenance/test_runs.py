@@ -53,7 +53,7 @@ def test_a_run_with_the_numbers_of_the_files_is_right() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_run_with_another_number_is_named_and_corrected() -> None:
-    alter("UPDATE latest_metrics SET value = value + 0.01 WHERE key = 'test/elbo'")
+    alter("UPDATE latest_metrics SET value = value + 0.01 WHERE key = 'test_elbo'")
     ((record, _),) = tracking.records()
     found = verify()
     assert found.exit_code == 3
@@ -64,13 +64,13 @@ def test_a_run_with_another_number_is_named_and_corrected() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_difference_beyond_six_digits_is_none() -> None:
-    alter("UPDATE latest_metrics SET value = value + 1e-7 WHERE key = 'test/elbo'")
+    alter("UPDATE latest_metrics SET value = value + 1e-7 WHERE key = 'test_elbo'")
     assert about_runs() == ""
 
 
 @pytest.mark.usefixtures("repository")
 def test_a_run_without_numbers_or_without_a_run() -> None:
-    alter("DELETE FROM latest_metrics WHERE key LIKE 'test/%'")
+    alter("DELETE FROM latest_metrics WHERE key LIKE 'test_%'")
     assert "warning  MLflow: run" in about_runs()
     assert f"of {WEIGHTS} lacks 3 numbers; `latent sync` adds them" in about_runs()
     shutil.copy("template.db", "mlflow.db")
@@ -83,7 +83,7 @@ def test_a_run_without_numbers_or_without_a_run() -> None:
 def test_comparison_models_are_found_by_their_folders(repository: Repository) -> None:
     repository.compare()
     assert about_runs() == ""
-    alter("UPDATE latest_metrics SET value = -1 WHERE key = 'test/elbo'")
+    alter("UPDATE latest_metrics SET value = -1 WHERE key = 'test_elbo'")
     assert about_runs().count("problem") == 3
 
 

@@ -13,6 +13,7 @@ from pipeline.cli import main
 from pipeline.errors import ParamsError
 from pipeline.reporting.compare import COLUMNS, render, select, texts
 from pipeline.tracking import store as tracking
+from pipeline.tracking.run import Record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
@@ -24,8 +25,7 @@ def found(name: str, number: int, model: str = "vae", metrics: dict[str, float] 
     """Return a record, with weights that ``number`` tells apart, and its run."""
     params = {"model.name": model, "model.latent_dim": str(number), "seed": "1"} | ({"beta": "1"} if model == "vae" else {})
     tags = {"dataset": "blobs", "model.md5": str(number)} | tags
-    record = SimpleNamespace(id=f"{number:04}", name=name, status="FINISHED", params=params, tags=tags, metrics=metrics or {})
-    return record, SimpleNamespace(name=name)
+    return Record(f"{number:04}", name, "FINISHED", params, tags, metrics or {}, False, None, False), SimpleNamespace(name=name)
 
 
 def names(*arguments: Any) -> list[str]:
@@ -62,13 +62,13 @@ def test_several_data_sets_are_refused() -> None:
 
 
 def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
-    record, run = found("a", 2, metrics={"test/recon": 132.2071, "test/kl": 6.5, "test/elbo": -138.7})
+    record, run = found("a", 2, metrics={"test_recon": 132.2071, "test_kl": 6.5, "test_elbo": -138.7})
     compared = select([(record, run), found("b", 3, "ae")], None, None, {})
     assert list(compared.table.columns) == COLUMNS
     assert compared.table.set_index("name").loc["a", ["recon", "kl", "elbo"]].tolist() == [132.2071, 6.5, -138.7]
     assert list(texts(compared.table)) == [
-        ["b", "ae", "blobs", "", "3", "1", "", "", "", ""],
-        ["a", "vae", "blobs", "1", "2", "1", "132.21", "6.50", "-138.70", ""],
+        ["b", "ae", "", "3", "1", "", "", ""],
+        ["a", "vae", "1", "2", "1", "132.21", "6.50", "-138.70"],
     ]
     assert render(compared).row_count == 2
 
@@ -108,7 +108,7 @@ def test_runs_of_version_0_2_0_are_compared_without_their_pictures() -> None:
         f"note: vae 8-2 beta={beta} seed=1: weights of another version; its pictures are left out" for beta in (1, 4)
     ]
     line = next(line for line in result.stdout.splitlines() if "beta=4" in line)
-    assert line.split() == ["vae", "8-2", "beta=4", "seed=1", "vae", "blobs", "4", "2", "1", "29.00", "5.00", "-34.00"]
+    assert line.split() == ["vae", "8-2", "beta=4", "seed=1", "vae", "4", "2", "1", "29.00", "5.00", "-34.00"]
     assert pd.read_csv("out/runs.csv")["kl"].tolist() == [8.0, 5.0]
     assert {path.stem for path in Path("out").glob("*.png")} == {"rate_distortion", "terms_by_beta", "curves"}
 

@@ -12,6 +12,7 @@ from pipeline.models.weights import Trained, save_weights
 from pipeline.params import Params
 from pipeline.storage import md5, save_csv, save_metrics
 from pipeline.tracking import events, store
+from pipeline.tracking.pages import label
 
 
 def settings(name: str, params: Params) -> dict[str, Any]:
@@ -32,15 +33,23 @@ def history(name: str, params: Params) -> list[dict[str, float]]:
     return rows
 
 
-def train(name: str, params: Params, data: Path, out: Path, metrics: Path) -> None:
+def train(name: str, params: Params, data: Path, out: Path, metrics: Path, role: str = "main") -> None:
     """Write weights, history and summary of a model, and log one MLflow run."""
     values, section, dataset = settings(name, params), getattr(params, name), load_dataset(data)
     config = ModelConfig(name, section.net, dataset.train.shape, section.latent_dim, tuple(section.hidden_dims))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         trained = Trained(config.build(), config, dataset.name, values.get("beta"))
-    tags = {"dataset": dataset.name, "data.md5": md5(data), "source.sha256": "0", "device": "cpu", "threads": 1, "torch": "0"}
-    with store.start(events.label(values), tags) as run:
+    tags = {
+        "dataset": dataset.name,
+        "data.md5": md5(data),
+        "source.sha256": "0",
+        "device": "cpu",
+        "threads": "1",
+        "torch": "0",
+        "role": role,
+    }
+    with store.start(label(values), tags) as run:
         events.log_training_start(run, values, dataset.name, data, md5(data), dataset.train.pixels.shape)
         rows = history(name, params)
         for row in rows:

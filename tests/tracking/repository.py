@@ -13,6 +13,7 @@ from pipeline.data import load_dataset
 from pipeline.params import Params
 from pipeline.storage import md5, save_json, save_metrics
 from pipeline.tracking import events, store
+from pipeline.tracking.pages import role
 from tests.tracking.fake_training import train
 
 DATA = Path("data/dataset.safetensors")
@@ -97,17 +98,17 @@ class Repository:
         self._unlocked.append(f"{pipeline}:{stage}")
         self.lock()
 
-    def run(self, stage: str, name: str, params: Params, out: Path, metrics: Path, **environment: str) -> None:
+    def run(self, stage: str, name: str, params: Params, out: Path, metrics: Path, purpose: str, **environment: str) -> None:
         """Train a model as a stage does."""
         with self._monkeypatch.context() as patch:
             for key, value in {"DVC_STAGE": stage, **environment}.items():
                 patch.setenv(key, value)
-            train(name, params, DATA, out, metrics)
+            train(name, params, DATA, out, metrics, purpose)
 
     def train(self, name: str, beta: float, **environment: str) -> None:
         """Train one of the pipeline's own models."""
         self.params = self.params.model_copy(update={"beta": beta})
-        self.run(f"train_{name}", name, self.params, Path("models"), Path("metrics"), **environment)
+        self.run(f"train_{name}", name, self.params, Path("models"), Path("metrics"), role(), **environment)
         params = ["seed", "data.val_size", "train", name] + (["beta"] if name == "vae" else [])
         in_git = [f"metrics/{name}_history.csv", f"metrics/{name}_train.json"]
         self.add(f"train_{name}", f"train {name}", [DATA], [f"models/{name}.safetensors"], in_git, params)
@@ -147,13 +148,13 @@ class Repository:
         numbers = {}
         for seed in range(self.params.seed, self.params.seed + seeds):
             here = self.params.model_copy(update={"seed": seed})
-            asked = [("depth_matched", "ae", {"ae": matched}), ("larger_beta", "vae", {"beta": beta})]
+            asked = [("ae_depth_matched", "ae", {"ae": matched}), ("vae_larger_beta", "vae", {"beta": beta})]
             asked += [("ae", "ae", {}), ("vae", "vae", {})] if seed != self.params.seed else []
             for name, model, changed in asked:
                 stage, folder = ("train_seeds", folders[1]) if name == model else ("train_comparison", folders[0])
                 place = folder / f"{name}_{seed}"
                 params = here.model_copy(update=changed)
-                self.run(f"claims/dvc.yaml:{stage}", model, params, place, place, **environment)
+                self.run(f"claims/dvc.yaml:{stage}", model, params, place, place, role(folder.name, name), **environment)
                 numbers[place.name] = {"dataset": "blobs", "profile": "full", "test/elbo": -50.0 - seed}
                 found = store.find(md5(place / f"{model}.safetensors"))
                 events.log_evaluation(found, numbers[place.name], [])

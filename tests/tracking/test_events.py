@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -26,7 +28,8 @@ def weights(tmp_path: Path) -> Path:
 
 def evaluated(elbo: float, profile: str, weights: Path | None) -> str | None:
     """Log a run of this test ELBO, with a model where there are weights; return its id."""
-    with store.start(f"elbo {elbo}", {"dataset": "blobs"}) as run:
+    with store.start(f"elbo {elbo}", {"dataset": "blobs", "role": "main"}) as run:
+        run.log_metrics({"epochs": 4.0})
         run.log_params(SETTINGS)
         if weights:
             run.log_model(weights, "vae", (1, 8, 8), 2)
@@ -48,6 +51,36 @@ def test_champion_has_the_best_elbo_of_full_evaluations(weights: Path) -> None:
     assert champion() == full
     versions = MlflowClient(store.store_uri()).search_model_versions("name = 'latent-spaces-blobs'")
     assert {version.run_id for version in versions} == {fast, full}
+
+
+def test_champion_of_an_earlier_version_gives_way_to_a_better_one_alone(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "HEADLINE", {"test/elbo": "`test/elbo`"})
+        patch.setattr(events, "headline", lambda metrics: {"test/elbo": metrics["test/elbo"]})
+        patch.setattr(events, "describe_version", lambda *_: None)
+        first = evaluated(-35.0, "full", weights)
+    assert champion() == first
+    evaluated(-36.0, "full", weights)
+    assert champion() == first
+    better = evaluated(-34.0, "full", weights)
+    assert champion() == better
+
+
+def test_registered_model_has_a_card_and_its_number(weights: Path) -> None:
+    evaluated(-35.0, "full", weights)
+    client = MlflowClient(store.store_uri())
+    model = client.get_registered_model("latent-spaces-blobs")
+    assert "`champion` has the best ELBO" in str(model.description)
+    version = client.get_model_version_by_alias(model.name, "champion")
+    assert version.tags == {"dataset": "blobs", "role": "main", "evaluate.profile": "full", "test_elbo": "-35", "model": "vae"}
+    card = str(version.description)
+    assert card.startswith("VAE of blobs, run `elbo -35.0`. Test images: **ELBO -35.00** nats per image: ")
+    assert "[N, 2]" in card
+    command = card.partition("load_model(")[2].partition(")")[0]
+    assert mlflow.pyfunc.load_model(command.strip('"')).predict(np.zeros((1, 1, 8, 8), np.float32))["code"].shape == (1, 2)
+    ((record, _),) = store.records()
+    shown = {metric.key: metric.value for metric in client.get_logged_model(str(record.model_id)).metrics or []}
+    assert shown.items() >= {"epochs": 4.0, "test_elbo": -35.0}.items()
 
 
 def test_run_without_a_model_is_no_champion() -> None:

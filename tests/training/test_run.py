@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from pipeline.training import run as training_run
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fused_mlp import FusedMLPStep
 from pipeline.training.run import logged_params, train
+from pipeline.training.trainer import Epoch, State
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("untracked")
@@ -126,6 +129,7 @@ def test_a_signal_whose_exception_gets_lost_stops_a_training_after_its_epoch(
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from pipeline.params import Params
 from pipeline.tracking import store
 from pipeline.tracking.run import Run
@@ -374,7 +378,7 @@ def test_a_training_stopped_while_it_writes_a_checkpoint_keeps_that_epoch(
     def interrupted(file: int) -> None:
         nonlocal calls
         calls += 1
-        if calls == 3:  # the second checkpoint: each syncs its file, then its folder
+        if calls == 5:  # the second checkpoint, after the history of an epoch: each syncs its file, then its folder
             raise KeyboardInterrupt
         sync(file)
 
@@ -387,7 +391,7 @@ def test_a_training_stopped_while_it_writes_a_checkpoint_keeps_that_epoch(
     assert "continuing after epoch 2" in capsys.readouterr().out
 
 
-def test_a_training_that_diverges_writes_nothing_and_keeps_its_checkpoint(
+def test_a_training_that_diverges_writes_its_history_alone_and_keeps_its_checkpoint(
     params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, taken = FusedMLPStep.__call__, 0
@@ -401,9 +405,61 @@ def test_a_training_that_diverges_writes_nothing_and_keeps_its_checkpoint(
     with pytest.raises(DivergedError, match="epoch 3: the loss") as caught:
         train("vae", params, data_file, workspace / "out", workspace / "out")
     assert caught.value.exit_code == 4
-    assert not (workspace / "out").exists()
+    (history,) = (workspace / "out").iterdir()
+    assert [line.partition(",")[0] for line in history.read_text().splitlines()] == ["epoch", "1", "2"]
     (kept,) = workspace.rglob("0.safetensors")
     assert storage.load_arrays(kept)[1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.inf])
+def test_the_history_grows_with_the_epochs_and_has_none_of_an_earlier_training(
+    seconds: float, params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("vae", params, data_file, workspace / "whole")["vae_history.csv"].splitlines()
+    history, seen = workspace / "out" / "vae_history.csv", list[list[bytes]]()
+
+    def watch(epochs: Iterator[Epoch], *about: object) -> Iterator[Epoch]:
+        for epoch in epochs:
+            yield epoch
+            seen.append(history.read_bytes().splitlines())
+
+    storage.write(history, "epoch,val/loss\n9,1.0\n")
+    monkeypatch.setattr(training_run, "HISTORY_SECONDS", seconds)
+    train("vae", params, data_file, workspace / "out", workspace / "out", progress=watch)
+    assert seen == [expected[: 1 + number] for number in ((1, 2, 3, 4) if seconds == 0 else (1, 1, 1, 4))]
+
+
+def test_a_training_that_continues_first_takes_back_the_epochs_after_its_checkpoint(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("vae", params, data_file, workspace / "whole")
+    history, begun = workspace / "out" / "vae_history.csv", list[bytes]()
+
+    def stop(epochs: Iterator[Epoch], *about: object) -> Iterator[Epoch]:
+        yield next(epochs)
+        yield next(epochs)
+        raise KeyboardInterrupt
+
+    def watch(epochs: Iterator[Epoch], *about: object) -> Iterator[Epoch]:
+        begun.append(history.read_bytes())
+        yield from epochs
+
+    out = workspace / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train("vae", params, data_file, out, out, progress=stop)
+    storage.write(history, history.read_text() + "3,1.0\n")  # of an epoch that a SIGKILL took
+    train("vae", params, data_file, out, out, progress=watch).clear()
+    assert begun[0].splitlines() == expected["vae_history.csv"].splitlines()[:3]
+    assert outputs("vae", out) == expected
+
+
+def test_a_line_of_a_log_tells_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter((100.0, 110.0, 120.0))
+    monkeypatch.setattr(training_run, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    losses = {"train/loss": 3.0, "val/loss": 4.0}
+    epochs = (Epoch(number, losses, 2.0, 100, False, State({}, {})) for number in (3, 4))
+    list(training_run.show_progress(epochs, "vae", total=30, done=2))
+    assert [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()] == ["04:30 left", "04:20 left"]
 
 
 def test_the_interval_of_sample_grids_does_not_change_the_training(params: Params) -> None:

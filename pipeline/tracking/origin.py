@@ -1,0 +1,39 @@
+"""Where a training comes from: user, machine, command, and the commit of its code."""
+
+import getpass
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.errors import ParamsError
+
+COMMIT = "mlflow.source.git.commit"
+CODE = ("pipeline", "stages")  # params are logged as such, and metrics and lock files change in every run
+
+
+def git(*arguments: str) -> bytes:
+    """Return what a git command prints. Raises ParamsError when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True)
+    except FileNotFoundError:
+        raise ParamsError("git is not installed") from None
+    if done.returncode:
+        raise ParamsError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def origin_tags() -> dict[str, str]:
+    """Return MLflow's own tags of this process, and ``host``; what cannot be told is left out."""
+    stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
+    tags = {"host": platform.node(), "mlflow.source.type": "LOCAL", "mlflow.source.name": stage or Path(sys.argv[0]).name}
+    with suppress(OSError, KeyError, ImportError):  # a user without a name, as in some containers
+        tags["mlflow.user"] = getpass.getuser()
+    with suppress(ParamsError):
+        # In the temporary folder of an experiment HEAD is a commit of DVC that is deleted later.
+        tags[COMMIT] = os.environ.get("DVC_EXP_BASELINE_REV") or git("rev-parse", "HEAD").decode().strip()
+        changed = git("--no-optional-locks", "status", "--porcelain", "--", *CODE)
+        tags["mlflow.source.git.dirty"] = str(bool(changed)).lower()
+    return tags

@@ -1,0 +1,56 @@
+"""A run tells who trained it where, and with which commit."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking import store
+from pipeline.tracking.origin import COMMIT, origin_tags
+from tests.tracking.repository import git, write
+
+DIRTY = "mlflow.source.git.dirty"
+
+
+@pytest.fixture
+def commit(workspace: Path) -> str:
+    git("init", "-q")
+    for path in ("pipeline/code.py", "params.yaml"):
+        write(path, "")
+    git("add", "-A")
+    git("commit", "-qm", "code")
+    return git("rev-parse", "HEAD")
+
+
+def test_a_commit_is_dirty_when_the_code_has_changed_and_not_when_params_have(commit: str) -> None:
+    write("params.yaml", "beta: 4")
+    write("metrics/new.json", "{}")
+    assert {COMMIT: commit, DIRTY: "false"}.items() <= origin_tags().items()
+    write("stages/new.py", "")
+    assert origin_tags()[DIRTY] == "true"
+
+
+def test_an_experiment_has_the_commit_it_started_from(commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0" * 40)
+    assert origin_tags()[COMMIT] == "0" * 40
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_cannot_be_told_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert origin_tags().keys() == {"host", "mlflow.source.type", "mlflow.source.name"}
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own use of SQLAlchemy
+@pytest.mark.usefixtures("store")
+def test_a_run_has_them_from_the_first_moment_on(commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tracking.run.Run.set_tags", lambda *_: pytest.fail("another request"))
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.setenv("DVC_STAGE", "claims/dvc.yaml:train_seeds")
+    with store.start("run", {"role": "seed"}):
+        pass
+    ((record, _),) = store.records()
+    expected = {"mlflow.user": "ada", "mlflow.source.name": "train_seeds", COMMIT: commit, "role": "seed"}
+    assert expected.items() <= record.tags.items()
