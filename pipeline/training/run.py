@@ -150,8 +150,8 @@ def train(
     Writes ``out/STEM.safetensors``, ``metrics/STEM_history.csv`` and ``metrics/STEM_train.json``, and logs one MLflow run.
 
     Of ``params``, :func:`logged_params` says what counts; ``data`` is the prepared data set; the files in the folders ``out`` and
-    ``metrics`` are called ``stem`` (default: ``name``); ``role`` is a tag of the run; ``replay`` is a file to write with the codes
-    of test images after each epoch. The history grows with each epoch, so that `dvc plots show` and editors can show it.
+    ``metrics`` are called ``stem`` (default: ``name``); ``role`` is a tag of the run; ``replay`` is a file to write with the
+    codes of test images after each epoch. The history grows with each epoch, so that `dvc plots show` and editors can show it.
 
     Returns its checkpoints, to be cleared once nothing can delete the outputs any more.
 
