@@ -55,7 +55,7 @@ def describe_run(record: Record) -> str:
     profile = tags.get("evaluate.profile", "")
     lines = [f"Test images ({profile} evaluation): {test}"] if test else []
     epochs = f"epoch {record.number('best/epoch') or 0:g} of {record.number('epochs') or 0:g}"
-    lines += [f"Validation images, {epochs}: {validation}"] if validation else []
+    lines += [f"Validation, {epochs}: {validation}"] if validation else []
     shape = f"{params['model.latent_dim']} latent dimensions, hidden layers {params['model.hidden_dims']}"
     beta = f", β = {params['beta']}" if "beta" in params else ""
     lines += [f"{name.upper()} of {tags['dataset']}: {shape}{beta}, seed {params['seed']}", "Train it again:"]

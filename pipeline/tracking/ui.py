@@ -49,7 +49,8 @@ def serve(port: int) -> int:
         _show(uri)
         return 0
     # The address may have a password, so it is no argument, which all users of the machine see.
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | own
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(command, env=environment)
     try:

@@ -221,6 +221,7 @@ def test_the_claims_pipeline_adds_comparison_models_and_a_ledger(project: Path, 
     assert ledger["models"]["vae_1"] == locked(other)["models/vae.safetensors"]
     assert ledger["models"].keys() == {"ae_1", "vae_1", "ae_depth_matched_1", "vae_larger_beta_1"}
     assert {entry["verdict"] for entry in ledger["claims"].values()} <= {"holds", "fails", "inconclusive"}
+    assert {run.data.tags["role"] for run in runs(other)} == {"main", "depth-matched", "comparison"}
     assert {"smooth", "smooth/ae_depth_matched", "beta_regularises"} <= ledger["claims"].keys()
     assert "low" in ledger["claims"]["beta_regularises"]
     counts = json.loads((other / "metrics/claims_summary.json").read_text())

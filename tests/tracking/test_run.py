@@ -60,7 +60,7 @@ def test_training_is_one_run_with_params_metrics_data_and_model(
     assert record.has_data
     note = record.tags["mlflow.note.content"]
     first, model, *_ = note.split("\n\n")
-    assert first == "Validation images, epoch 4 of 4: **ELBO -33.90** nats per image: reconstruction 33.50, KL 0.40"
+    assert first == "Validation, epoch 4 of 4: **ELBO -33.90** nats per image: reconstruction 33.50, KL 0.40"
     assert model == "VAE of blobs: 2 latent dimensions, hidden layers [16, 8], β = 4, seed 1"
 
     found = store.find(md5(weights))

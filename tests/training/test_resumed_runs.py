@@ -130,5 +130,5 @@ def test_sweep_that_is_killed_while_it_evaluates_trains_nothing_again(
     monkeypatch.setattr(grid, "run_evaluations", lambda *_: None)
     grid.sweep(*sweep)
     assert power.steps == trained
-    assert Counter(record.status for record, _ in store.records()) == {"FINISHED": 2}
+    assert Counter((record.status, record.tags["role"]) for record, _ in store.records()) == {("FINISHED", "sweep"): 2}
     assert not list((workspace / ".pipeline").rglob("*.safetensors"))
