@@ -17,7 +17,8 @@ import pandas as pd
 from pipeline.errors import NO_SPACE_ERRNOS, SPACE_WORDS, IntegrityError, ParamsError, PipelineError, reason
 from pipeline.storage import flatten, load_json
 from pipeline.tracking.dvc_lock import read_locked
-from pipeline.tracking.dvc_repo import git, read_at
+from pipeline.tracking.dvc_repo import read_at
+from pipeline.tracking.origin import git
 
 _PLAIN = re.compile(r"-?[a-z0-9]+([ ._/:+=|-][a-z0-9]+)*", re.IGNORECASE | re.ASCII)  # means nothing to Markdown or GitHub
 _LINKED = re.compile(r"www\.|\bGH-\d|\b[0-9a-f]{7,40}\b", re.IGNORECASE)  # but for what GitHub makes a link
