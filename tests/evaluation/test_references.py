@@ -176,6 +176,11 @@ def test_the_furthest_point_stands_in_for_neighbours_that_are_not_there():
     assert nearest(np.array([[0.0]]), np.array([[3.0], [-4.0]], np.float32), k=5).tolist() == [4.0]
 
 
+def test_the_draws_of_a_purpose_are_those_of_earlier_versions(vae):
+    assert replace(vae, seed=7).rng("test").integers(1000, size=4).tolist() == [246, 730, 865, 999]
+    assert replace(vae, seed=7).noise(3, purpose="test").tolist() == pytest.approx([1.1964, -0.8931, -0.7374], abs=1e-4)
+
+
 def test_every_draw_has_a_purpose_of_its_own_that_stays(vae, monkeypatch):
     seen: list[tuple[Any, ...]] = []
 
