@@ -25,7 +25,7 @@ from mutmut.utils.format_utils import get_mutant_name
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training", "reporting", "tracking")
+ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training")
 # These start processes, which mutmut cannot follow, or take longer than all other tests of the room.
 LEFT_OUT = (
     "tests/claims/test_comparison_models.py::test_the_stages",
