@@ -25,7 +25,7 @@ from mutmut.utils.format_utils import get_mutant_name
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training", "reporting", "tracking")
+ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training")
 # These start processes, which mutmut cannot follow, or take longer than all other tests of the room.
 LEFT_OUT = (
     "tests/claims/test_comparison_models.py::test_the_stages",
@@ -47,14 +47,14 @@ def files(room: str) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in found if file.exists()]
 
 
-def tests_of(room: str) -> str:
+def own_tests(room: str) -> str:
     """Return the file or folder of a room's tests, relative to the repository."""
     return f"tests/{room}" if (ROOT / "tests" / room).is_dir() else f"tests/test_{room}.py"
 
 
 def rooms() -> list[str]:
     """Return the rooms that have tests of their own."""
-    return sorted(path.stem for path in ROOT.glob("pipeline/[a-z]*") if (ROOT / tests_of(path.stem)).exists())
+    return sorted(path.stem for path in ROOT.glob("pipeline/[a-z]*") if (ROOT / own_tests(path.stem)).exists())
 
 
 def copy(room: str) -> Path:
@@ -72,7 +72,7 @@ def copy(room: str) -> Path:
         "only_mutate": files(room),
         "also_copy": sorted(path.name for path in folder.iterdir() if path.name != "pipeline"),
         "pytest_add_cli_args": ["-p", "no:cacheprovider", *(f"--deselect={test}" for test in LEFT_OUT)],
-        "pytest_add_cli_args_test_selection": [tests_of(room)],
+        "pytest_add_cli_args_test_selection": [own_tests(room)],
         "debug": True,  # writes what pytest says to the log
         "process_isolation": "forkserver",  # the threads of torch do not survive a fork
         "timeout_multiplier": 10.0,  # of the time of the unchanged code and the constant, in seconds
