@@ -156,14 +156,17 @@ def decision(found: Sequence[Change]) -> str:
 
 
 def change_table(found: Iterable[Change], against: str) -> str:
-    """Return the changes as a Markdown table; SE is the standard error of a change over the test images."""
+    """Return the changes as a Markdown table; SE is the standard error of a change over the test images.
+
+    An unpaired one is too large, so the change is at least so many.
+    """
 
     def cells(change: Change) -> tuple[Any, ...]:
         difference, arrow, errors = float(change.new) - float(change.old), None, None
         if change.comparable:
             arrow = f"{'▲' if difference > 0 else '▼'}\u00a0{difference:+.4g}" if difference else "="
         if change.comparable and difference and change.error:
-            errors = f"{abs(difference) / change.error:.1f}\u00a0SE" + ", unpaired" * (change.interval == "unpaired")
+            errors = "≥" * (change.interval == "unpaired") + f"{abs(difference) / change.error:.1f}\u00a0SE"
         verdict = f"**{change.verdict}**" if change.verdict in {"worse", "better"} else change.verdict
         own = [Markdown(text or "-") for text in (arrow, errors)]
         return change.metric, change.old, change.new, *own, change.allowed if change.rule else None, Markdown(verdict)

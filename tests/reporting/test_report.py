@@ -31,7 +31,7 @@ def test_the_comment_shows_what_changed_and_the_report_the_pictures(repository: 
     head, folded = comment.split("<details>")
     assert "**Params**: beta 1 → 4; fresh - → `@all`\n" in head
     assert "**Worse than allowed: vae/test/elbo.** Rules: gate.yaml at team/base." in head
-    assert re.search(r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼\s-4 +\| 7.1\sSE, unpaired +\| 0.5 +\| \*\*worse\*\*", head, re.M)
+    assert re.search(r"^\| vae/test/elbo +\| -140 +\| -144 +\| ▼\s-4 +\| ≥7.1\sSE +\| 0.5 +\| \*\*worse\*\*", head, re.M)
     assert folded.startswith("<summary>vae: 3 numbers changed</summary>")
     for row in (r"test/elbo +\| -140 +\| -144 +\| -4 ", r"test/gone +\| 1.5 +\| - +\| - ", r"test/fresh +\| - +\| 2 +\| - "):
         assert re.search(rf"^\| {row}", folded, re.MULTILINE), row

@@ -186,7 +186,7 @@ def test_column_of_text_is_not_paired(repository: Path) -> None:
     write_images(ELBO)
     pd.DataFrame({"label": np.arange(len(ELBO)) % 10, "elbo": ["x"] * len(ELBO)}).to_parquet("results/vae_images.parquet")
     write_metrics(-140.1, elbo_se=0.4)
-    assert "SE, unpaired |" in invoke("gate", "--against", "team/base").stdout
+    assert "| ≥" in invoke("gate", "--against", "team/base").stdout
 
 
 @pytest.mark.parametrize("content", ['{"test/elbo": -1', "[1]", '"x"', "[" * 9000, '{"test/elbo": NaN}', "\udcff"])
