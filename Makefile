@@ -22,7 +22,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test coverage check audit torture ui lock clean
+.PHONY: help env repro claims test coverage check audit torture ui notebook docs lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -85,10 +85,29 @@ ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:500
 	-MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/latent sync
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
+.venv/.notebook: .ci/requirements-notebook.txt $(STAMP)
+	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --require-hashes --requirement $<
+	@touch $@
+
+notebook: .venv/.notebook ## Open the tutorial in Jupyter
+	$(BIN)/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate notebooks/latent_spaces.ipynb
+
+.uv/docs/bin/mkdocs: .ci/requirements-docs.txt | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .uv/docs
+	@$(UV) pip sync --quiet --python .uv/docs/bin/python --require-hashes $<
+	@touch $@
+
+docs: .uv/docs/bin/mkdocs ## Make the documentation's site in site/
+	@NO_MKDOCS_2_WARNING=1 $< build --strict
+	@echo "make: the site is in site/; look at it with: python3 -m http.server --directory site --bind 127.0.0.1"
+
 COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
+EXTRA := $(PYTHON) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
 
 lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(UV) $(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	$(EXTRA) docs | $(UV) $(COMPILE) - --output-file .ci/requirements-docs.txt
+	$(EXTRA) notebook | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-notebook.txt
 	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt
 	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
 
