@@ -2,7 +2,14 @@
 PYTHON ?= python3
 UV := .uv/bin/uv
 BIN := .venv/bin
-STAMP := .venv/.locked
+
+# The build of torch: that of PyPI, on Linux with CUDA, or the CPU build of PyTorch's own index. It is kept until another is named.
+TORCH ?= $(or $(patsubst .venv/.locked-%,%,$(wildcard .venv/.locked-*)),default)
+$(if $(filter $(TORCH),default cpu),,$(error TORCH is $(TORCH); allowed are default and cpu))
+STAMP := .venv/.locked-$(TORCH)
+SIZE_default := 3.3 GB to download and 6.6 GB on disk on Linux (without CUDA about 0.5 and 2 GB: make env TORCH=cpu)
+SIZE_cpu := about 0.5 GB to download and 2 GB on disk
+PROGRESS := $(shell test -t 2 || echo --quiet) # uv's bars, on a terminal
 
 PORT := 5000
 SAMPLE := 80
@@ -17,7 +24,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test coverage check audit torture mutants ui lock clean
+.PHONY: help env repro claims test coverage check audit torture mutants ui notebook docs lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -27,13 +34,29 @@ $(UV): .ci/requirements-uv.txt
 	.uv/bin/pip install --quiet --require-hashes --requirement .ci/requirements-uv.txt
 	touch $(UV)
 
-$(STAMP): requirements.lock pyproject.toml | $(UV)
-	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	touch $(STAMP)
+# The CPU builds are other files than those in requirements.lock: the hashes of torch and torchvision alone are not checked.
+CPU_LOCK := awk '/^[a-z]/ {drop = /^(cuda|nvidia)-|^triton=/; torch = /^torch(vision)?=/} drop || torch && /^ / {next} \
+	torch {sub(/ .*/, "")} {print}' requirements.lock
+BOTH := --reinstall-package torch --reinstall-package torchvision # both builds have the same version
+SYNC = $(UV) pip sync $(PROGRESS) --python $(BIN)/python --compile-bytecode $(if $(filter-out $(STAMP),$(wildcard .venv/.locked-*)),$(BOTH))
 
-env: $(STAMP) ## Make the environment in .venv
+$(STAMP): requirements.lock pyproject.toml | $(UV)
+	@echo "make: the environment in .venv, $(SIZE_$(TORCH)); what uv has is not downloaded again" >&2
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+ifeq ($(TORCH),cpu)
+	@$(CPU_LOCK) > .venv/cpu.lock
+	@grep -E '^torch(vision)?=' .venv/cpu.lock | $(UV) pip install --dry-run --quiet --python $(BIN)/python --reinstall --no-deps \
+		--torch-backend cpu --requirement - 2>/dev/null || { echo "error: PyTorch's index of CPU builds cannot be reached;" \
+		"try again, or take the build with CUDA: make env TORCH=default" >&2; exit 1; }
+	@$(SYNC) --torch-backend cpu .venv/cpu.lock
+else
+	@$(SYNC) --require-hashes requirements.lock
+endif
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -f .venv/.locked* .venv/.notebook && touch $(STAMP)
+	@echo "make: done; source .venv/bin/activate puts dvc, mlflow and latent on your path" >&2
+
+env: $(STAMP) ## Make the environment in .venv (TORCH=cpu: without CUDA)
 
 repro: env ## Run the main pipeline: data, training, evaluation, figures, explorer
 	@touch .dvc/tmp/repro
@@ -66,10 +89,29 @@ mutants: env ## Change the code a little, many times, and print what no test not
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
 	@$(BIN)/latent ui --port $(PORT)
 
+.venv/.notebook: .ci/requirements-notebook.txt $(STAMP)
+	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --require-hashes --requirement $<
+	@touch $@
+
+notebook: .venv/.notebook ## Open the tutorial in Jupyter
+	$(BIN)/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate notebooks/latent_spaces.ipynb
+
+.uv/docs/bin/mkdocs: .ci/requirements-docs.txt | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .uv/docs
+	@$(UV) pip sync --quiet --python .uv/docs/bin/python --require-hashes $<
+	@touch $@
+
+docs: .uv/docs/bin/mkdocs ## Make the documentation's site in site/
+	@NO_MKDOCS_2_WARNING=1 $< build --strict
+	@echo "make: the site is in site/; look at it with: python3 -m http.server --directory site --bind 127.0.0.1"
+
 COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
+EXTRA := $(PYTHON) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
 
 lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(UV) $(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	$(EXTRA) docs | $(UV) $(COMPILE) - --output-file .ci/requirements-docs.txt
+	$(EXTRA) notebook | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-notebook.txt
 	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt
 	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
 

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "sweeps": {"errors", "evaluation", "params", "runtime", "startup", "storage", "training"},
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "summary", "tracking"},
     "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
-    "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "runtime", "training"},
+    "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "params", "runtime", "training"},
     "cli": {"errors", "maintenance", "params", "reporting", "startup", "storage", "summary", "sweeps", "tracking"},
     "__main__": {"cli", "startup"},
     "__init__": set(),

@@ -1,6 +1,6 @@
 """The functions and classes that the tutorial notebook imports: a small interface to the package.
 
-May import data, datasets, models, training, evaluation and figures.
+May import params, data, datasets, models, training, evaluation and figures.
 """
 
 from pipeline.notebook.data import load_mnist as load_mnist
@@ -17,3 +17,4 @@ from pipeline.notebook.plots import plot_reconstructions as plot_reconstructions
 from pipeline.notebook.plots import plot_training_history as plot_training_history
 from pipeline.notebook.plots import plot_vae_results as plot_vae_results
 from pipeline.notebook.plots import visualize_latent_space as visualize_latent_space
+from pipeline.params import load_params as load_params

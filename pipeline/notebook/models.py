@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from pipeline.models import ModelConfig
 from pipeline.models.objectives import Posterior, negative_elbo
 from pipeline.notebook.data import Loader, images_of
+from pipeline.params import Params
 from pipeline.runtime import use
 from pipeline.training.config import TrainConfig
 from pipeline.training.schedules import kl_weight
@@ -146,6 +148,7 @@ def train_model(
     *,
     schedule: str = "cosine",
     seed: int = 1,
+    params: Params | None = None,
 ) -> History:
     """Train a model in place with :func:`pipeline.training.trainer.fit`, which ends with the weights of the best epoch.
 
@@ -163,23 +166,33 @@ def train_model(
         verbose: print a line for each epoch.
         schedule: ``cosine`` lowers the learning rate to zero over the epochs, ``constant`` keeps it.
         seed: seed of the order of the images and of the noise.
+        params: from :func:`~pipeline.notebook.load_params`. Training then follows the pipeline's recipe for this kind of model
+            and ignores the other settings but ``verbose``; the KL weight stays the model's own. The weights are those of
+            ``dvc repro`` if ``torch.manual_seed(params.seed)`` precedes the model, and the loaders have its seed.
 
     Raises DivergedError when the loss or a gradient is not finite.
     """
-    shared = num_epochs, train_loader.batch_size or 128, learning_rate, schedule, early_stopping_patience, seed
-    config = TrainConfig(*shared, beta=1.0 if model.beta is None else model.beta, warmup_epochs=model.warmup_epochs)
     train, val = (images_of(loader, model.image_shape) for loader in (train_loader, val_loader))
     model.dataset, model.history = getattr(train_loader.dataset, "name", "images"), {}
-    with use(str(device or "auto").removesuffix(":0"), torch.get_num_threads()) as runtime:
+    beta = 1.0 if model.beta is None else model.beta
+    if params is None:
+        shared = num_epochs, train_loader.batch_size or 128, learning_rate, schedule, early_stopping_patience, seed
+        config = TrainConfig(*shared, beta=beta, warmup_epochs=model.warmup_epochs)
+        place = str(device or "auto").removesuffix(":0"), torch.get_num_threads(), "float32"
+    else:
+        config = replace(TrainConfig.from_params(params, getattr(params, model.name)), beta=beta)
+        place = params.train.device, params.train.threads, params.train.precision
+        model.core.start_at_mean(torch.from_numpy(train.mean_image()), len(train))
+    with use(*place) as runtime:
         epochs = fit(model.core, train, val, config, runtime=runtime)
-        for epoch in tqdm(epochs, total=num_epochs, unit="epoch", disable=None if verbose else True):
+        for epoch in tqdm(epochs, total=config.epochs, unit="epoch", disable=None if verbose else True):
             row = {name.replace("/", "_"): value for name, value in epoch.metrics.items() if name.count("/") == 1}
             row["val_loss"] = row["val_recon"] + kl_weight(config, epoch.number) * row.get("val_kl", 0.0)
             for name, value in row.items():
                 model.history.setdefault(name, []).append(value)
             if verbose:
                 terms = "".join(f"  {name} {value:.2f}" for name, value in row.items())
-                tqdm.write(f"epoch {epoch.number:3}/{num_epochs}{terms}", file=sys.stdout)
+                tqdm.write(f"epoch {epoch.number:3}/{config.epochs}{terms}", file=sys.stdout)
     model.eval()
     return model.history
 

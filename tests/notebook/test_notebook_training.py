@@ -1,11 +1,16 @@
 """Training of the tutorial's models."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.notebook import VAE, AnnealedBetaVAE, Autoencoder, BetaVAE, load_mnist, models, train_model, train_vae
+from pipeline.models.weights import load_weights
+from pipeline.notebook import VAE, AnnealedBetaVAE, Autoencoder, BetaVAE, data, load_mnist, models, train_model, train_vae
+from pipeline.params import Params
+from pipeline.training.run import train
 
 SMALL = {"hidden_dims": [32]}
 
@@ -93,3 +98,25 @@ def test_a_plain_loader_of_the_same_images_gives_the_same_history(loaders):
         torch.manual_seed(4)
         histories.append(train_model(Autoencoder(**SMALL), *pair, num_epochs=1))
     assert histories[0] == histories[1]
+
+
+@pytest.mark.usefixtures("untracked")
+@pytest.mark.parametrize("kind", [Autoencoder, VAE])
+def test_the_recipe_of_params_trains_the_model_of_the_pipeline_to_the_bit(
+    kind: type[models.Network], params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(kind.name, params, data_file, workspace, workspace)
+    expected = load_weights(workspace / f"{kind.name}.safetensors").model.state_dict()
+    monkeypatch.setattr(data, "PREPARED", data_file)
+    loaders = load_mnist(name="blobs", val_size=params.data.val_size, seed=params.seed)[:2]
+    torch.manual_seed(params.seed)
+    model = kind(64, 2, params.ae.hidden_dims)
+    train_model(model, *loaders, num_epochs=1, params=params)
+    assert len(model.history["val_loss"]) == params.ae.epochs
+    for name, weights in model.core.state_dict().items():
+        assert torch.equal(weights, expected[name]), name
+
+
+def test_a_beta_vae_keeps_its_weight_under_the_recipe_of_params(params: Params, loaders) -> None:
+    history = train_vae(BetaVAE(beta=4.0, **SMALL), *loaders, params=params, verbose=False)
+    assert history["train_loss"][-1] == pytest.approx(history["train_recon"][-1] + 4 * history["train_kl"][-1])
