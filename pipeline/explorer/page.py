@@ -45,11 +45,12 @@ def extent(values: np.ndarray) -> np.ndarray:
 
 
 def _marks(xy: np.ndarray, found: Classes, distance: np.ndarray) -> list[Any]:
-    """Return the name of each class that occurs, and where to write it."""
+    """Return the names of the classes that have a place in their own cloud, and this place."""
     if not found.names:
         return []
-    places = class_places(xy, found.numbers, distance).tolist()
-    return [[found.names[number], place] for number, place in zip(np.unique(found.numbers), places, strict=True)]
+    places, points = class_places(xy, found.numbers, distance)
+    marks = zip(np.unique(found.numbers), places.tolist(), (places == points).all(1), strict=True)
+    return [[found.names[number], place] for number, place, in_cloud in marks if in_cloud]
 
 
 def _describe(explored: Explored, blob: list[bytes], precision: str) -> dict[str, Any]:
