@@ -109,17 +109,19 @@ def class_places(xy: np.ndarray, numbers: np.ndarray, distance: np.ndarray) -> t
 
 def _stretch(ax: Axes, xy: np.ndarray) -> bool:
     """Make both axes logarithmic outside a linear middle, if most of the points ``[N, 2]`` lie in a small part of their frame."""
-    middle, largest = np.median(np.abs(xy)), np.abs(xy).max()
+    radius = np.linalg.norm(xy, axis=1)
+    middle, largest = np.median(radius), np.abs(xy).max()
     if not 0 < 10 * middle < largest:
         return False
-    edge = float(f"{2 * middle:.1g}")
+    edge = float(f"{middle:.1g}")
     outside = [10.0**power for power in range(-9, 10) if 2 * edge < 10.0**power <= largest]
+    outside = outside[:: -(-len(outside) // 2) or 1]
     ticks = [*(-tick for tick in reversed(outside)), -edge, 0, edge, *outside]
     ax.set_xscale("symlog", linthresh=edge)
     ax.set_yscale("symlog", linthresh=edge)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(ticks, marks(ticks))
-        axis.set_label_text(f"{axis.get_label_text()} (linear to ±{edge:g}, then logarithmic)")
+        axis.set_label_text(f"{axis.get_label_text()}, logarithmic beyond ±{edge:g}")
     ax.minorticks_off()
     return True
 
@@ -158,13 +160,13 @@ def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
                 ax.annotate(found.names[number], anchor, place, fontsize=10 * scale, arrowprops=line, **options)
 
 
-def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results) -> None:
-    """Add the color bar of the classes that the scatters share, where there are labels."""
+def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results, most: int = MAX_TICKS) -> None:
+    """Add the color bar of the classes that the scatters share, where there are labels; it names at most ``most``."""
     found = classes(results)
     if number := len(found.names):
         mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, number), number), found.colors)
         bar = color_bar(figure, axes, mappable, label=found.word)
-        ticks = range(0, number, -(-number // MAX_TICKS))
+        ticks = range(0, number, -(-number // most))
         bar.set_ticks(ticks, labels=[found.names[tick] for tick in ticks])
         bar.ax.minorticks_off()
         bar.ax.tick_params(length=0)

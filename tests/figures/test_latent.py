@@ -113,7 +113,7 @@ def test_axes_of_heavy_tailed_codes_are_logarithmic_outside_their_middle():
         results = replace(results, arrays=results.arrays | {"codes": codes, "labels": np.arange(len(codes)) % 10})
         panel = draw("latent", Page({"ae": results})).axes[0]
         assert (panel.get_xscale(), panel.get_yscale()) == (scale, scale)
-        assert ("then logarithmic" in panel.get_xlabel()) == (scale == "symlog")
+        assert ("logarithmic beyond" in panel.get_xlabel()) == (scale == "symlog")
     prior = replace(results, beta=1.0, arrays=results.arrays | {"codes": spread})
     assert draw("latent", Page({"vae": prior})).axes[0].get_xscale() == "linear", "where the prior is a circle"
 
