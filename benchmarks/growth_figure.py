@@ -80,7 +80,7 @@ def panel(ax: Axes, axis: Axis) -> None:
 def draw(measured: Sequence[Axis]) -> Figure:
     """Return a panel for each axis."""
     with styled():
-        figure = new_figure(7.2)
+        figure = new_figure(4.2)
         places = figure.subplots(2, 3).ravel()
         for ax, axis in zip(places, measured, strict=False):
             panel(ax, axis)

@@ -18,7 +18,7 @@ from stages import results_files, run, stage
 @stage(__doc__, "params", metrics="metrics/claims.json", table="results/claims.md", figure="metrics/claims/claims.png")
 @click.argument("results", nargs=-1, required=True, type=Path)
 def main(results: tuple[Path, ...], params: Params, metrics: Path, table: Path, figure: Path) -> None:
-    from pipeline.claims.ledger import ledger, markdown
+    from pipeline.claims.ledger import ledger, line, markdown, remarks
     from pipeline.evaluation.results import load_results
     from pipeline.figures import png
     from pipeline.figures.claims import claims_figure
@@ -35,9 +35,11 @@ def main(results: tuple[Path, ...], params: Params, metrics: Path, table: Path, 
     counts = {"claims/held": verdicts["holds"], "claims/failed": verdicts["fails"], "claims/open": verdicts["inconclusive"]}
     save_json(metrics.with_name("claims_summary.json"), counts)
     write(table, markdown(claims))
-    write(figure, png(claims_figure(claims), params.figures.dpi))
+    write(figure, png(claims_figure(claims, remarks(claims)), params.figures.dpi))
     for name, entry in claims.items():
-        click.echo(f"{name}: {entry['verdict']}")
+        click.echo(f"{name}: {line(entry)}")
+    for remark in remarks(claims):
+        click.echo(remark)
     for one in evaluated:
         found = store.find(one.weights_md5)
         events.log_claims(found, claims)

@@ -12,6 +12,8 @@ from pipeline.stats import bootstrap_means, frechet_distance, t_interval
 
 LEVEL = 0.95
 FRECHET_REPLICATES = 100
+ONE_SEED = "bootstrap, one seed"
+MIN_TEST_IMAGES = 1000  # fewer give verdicts that another choice of test images may turn
 
 Estimate = tuple[float, np.ndarray]  # with its bootstrap replicates [R]
 # Compares the first results (an autoencoder's, or a VAE's with a larger beta) with the second (a VAE's). It raises KeyError for
@@ -26,6 +28,8 @@ class Claim:
     statement: str  # of the tutorial
     metric: str  # with its unit
     sampler: str  # where it is measured: pairs of images, a reference measure, or the samplers of the two models
+    below: str  # what an estimate below the threshold says, in the words of the statement
+    above: str
     effect: Effect
     threshold: float = 0.0
     between_betas: bool = False  # whether it compares two betas rather than two kinds of model
@@ -67,27 +71,33 @@ SMOOTH = "A VAE's latent space is continuous and smooth"
 HOLES = "An autoencoder's latent space may have holes between clusters"
 GENERATES = "Forcing a Gaussian makes a VAE better at generating"
 TRADES = "Beta trades reconstruction for regularisation"
-PAIRS = "pairs of test images"
-UNSURE = "mass where the classifier's confidence is under 0.8, AE - VAE"
-OFF_MANIFOLD = "off-manifold mass of the AE (0.05 for real images)"
-FRECHET = "Fréchet distance, AE - VAE"
-RECON = "recon, larger - smaller beta (nats)"
-KL = "KL, smaller - larger beta (nats)"
-MIXED = "GMM-10 for the AE, N(0, I) for the VAE"
+PAIRS, TEST, HULL, NEAR = "pairs of test images", "test images", "hull of the codes", "near the codes"
+MIXED, MIXTURES = "mixture of 10 for the AE, N(0, I) for the VAE", "mixture of 10 for both"
+PATHS = "path length over chord, AE - VAE"
 JUMP = "longest step's share of the path, AE - VAE"
+OFF_MANIFOLD = "share of points off the manifold"
+UNSURE = "share of points with a confidence below 0.8, AE - VAE"
+FRECHET = "Fréchet distance of samples, AE - VAE"
+RECON = "reconstruction, larger - smaller beta (nats)"
+KL = "KL, smaller - larger beta (nats)"
+# What an estimate below or above the threshold says.
+SMOOTHER, STEADIER = ("AE is smoother", "VAE is smoother"), ("AE is more continuous", "VAE is more continuous")
+HAS, MORE = ("AE has no holes", "AE has holes"), ("VAE has more holes", "AE has more holes")
+BETTER = "AE generates better", "VAE generates better"
+COSTS, REGULARISES = ("reconstructs better", "reconstructs worse"), ("regularises less", "regularises more")
 
 CLAIMS: dict[str, Claim] = {
-    "smooth": Claim(SMOOTH, "tortuosity, AE - VAE", PAIRS, partial(paired, name="pair_tortuosity")),
-    "continuous": Claim(SMOOTH, JUMP, PAIRS, partial(paired, name="pair_jump_share")),
-    "holes": Claim(HOLES, OFF_MANIFOLD, "hull", partial(share_of_first, name="off_manifold_hull"), threshold=0.05),
-    "more_holes": Claim(HOLES, "off-manifold mass, AE - VAE", "hull", partial(share, name="off_manifold_hull")),
-    "more_unsure": Claim(HOLES, UNSURE, "hull", partial(share, name="confidence_hull", below=0.8)),
-    "more_unsure_near_codes": Claim(HOLES, UNSURE, "matched Gaussian", partial(share, name="confidence_matched", below=0.8)),
-    "generates_from_prior": Claim(GENERATES, FRECHET, "N(0, I) for both", partial(samples, samplers=("prior", "prior"))),
-    "generates_from_fitted": Claim(GENERATES, FRECHET, MIXED, partial(samples, samplers=("gmm10", "prior"))),
-    "generates_both_fitted": Claim(GENERATES, FRECHET, "GMM-10 for both", partial(samples, samplers=("gmm10", "gmm10"))),
-    "beta_costs_reconstruction": Claim(TRADES, RECON, "test images", partial(paired, name="image_recon"), between_betas=True),
-    "beta_regularises": Claim(TRADES, KL, "test images", partial(paired, name="image_kl", sign=-1.0), between_betas=True),
+    "smooth": Claim(SMOOTH, PATHS, PAIRS, *SMOOTHER, partial(paired, name="pair_tortuosity")),
+    "continuous": Claim(SMOOTH, JUMP, PAIRS, *STEADIER, partial(paired, name="pair_jump_share")),
+    "holes": Claim(HOLES, OFF_MANIFOLD, HULL, *HAS, partial(share_of_first, name="off_manifold_hull"), threshold=0.05),
+    "more_holes": Claim(HOLES, f"{OFF_MANIFOLD}, AE - VAE", HULL, *MORE, partial(share, name="off_manifold_hull")),
+    "more_unsure": Claim(HOLES, UNSURE, HULL, *MORE, partial(share, name="confidence_hull", below=0.8)),
+    "more_unsure_near_codes": Claim(HOLES, UNSURE, NEAR, *MORE, partial(share, name="confidence_matched", below=0.8)),
+    "generates_from_prior": Claim(GENERATES, FRECHET, "N(0, I) for both", *BETTER, partial(samples, samplers=("prior", "prior"))),
+    "generates_from_fitted": Claim(GENERATES, FRECHET, MIXED, *BETTER, partial(samples, samplers=("gmm10", "prior"))),
+    "generates_both_fitted": Claim(GENERATES, FRECHET, MIXTURES, *BETTER, partial(samples, samplers=("gmm10", "gmm10"))),
+    "beta_costs_reconstruction": Claim(TRADES, RECON, TEST, *COSTS, partial(paired, name="image_recon"), between_betas=True),
+    "beta_regularises": Claim(TRADES, KL, TEST, *REGULARISES, partial(paired, name="image_kl", sign=-1.0), between_betas=True),
 }
 
 
@@ -98,7 +108,7 @@ def interval(estimates: Sequence[float], replicates: np.ndarray) -> tuple[float,
         return middle - half_width, middle + half_width, f"t over {len(estimates)} seeds"
     # Resampling biases a Fréchet distance upwards, so the interval has the replicates' width but surrounds the estimate.
     low, high = np.quantile(replicates - replicates.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return estimates[0] + float(low), estimates[0] + float(high), "bootstrap, one seed"
+    return estimates[0] + float(low), estimates[0] + float(high), ONE_SEED
 
 
 def verdict(low: float, high: float, threshold: float) -> str:
@@ -113,32 +123,37 @@ def verdict(low: float, high: float, threshold: float) -> str:
 def evaluate_claim(claim: Claim, pairs: Sequence[tuple[Results, Results]]) -> dict[str, Any]:
     """Return the ledger's entry of a claim from the two models' results of each seed.
 
-    The verdict is ``inconclusive``, with a note, without pairs or if a metric was not measured.
+    The verdict is ``inconclusive``, with a note, without pairs or if a metric was not measured. ``says`` is the verdict as it is
+    to be read: of one seed, it is about this training. A note warns of fewer than :data:`MIN_TEST_IMAGES` test images.
     """
-    entry = {"claim": claim.statement, "metric": claim.metric, "sampler": claim.sampler, "threshold": claim.threshold}
+    entry: dict[str, Any] = {"claim": claim.statement, "metric": claim.metric, "sampler": claim.sampler}
+    entry |= {"threshold": claim.threshold, "below": claim.below, "above": claim.above}
     if not pairs:
-        note = "needs VAEs with two betas" if claim.between_betas else "needs both models"
-        return entry | {"verdict": "inconclusive", "note": note}
+        note = "needs VAEs with two betas; change claims.comparison_beta" if claim.between_betas else "needs both models"
+        return entry | {"verdict": "inconclusive", "says": "inconclusive", "note": note}
     rng = np.random.default_rng(0)
     try:
         estimates, replicates = zip(*(claim.effect(first, second, rng) for first, second in pairs), strict=True)
     except KeyError as error:
-        return entry | {"verdict": "inconclusive", "note": f"not measured: {error.args[0]}"}
+        return entry | {"verdict": "inconclusive", "says": "inconclusive", "note": f"not measured: {error.args[0]}"}
     low, high, kind = interval(estimates, replicates[0])
-    entry |= {"estimate": float(np.mean(estimates)), "low": low, "high": high, "interval": kind}
-    return entry | {"verdict": verdict(low, high, claim.threshold)}
+    found = verdict(low, high, claim.threshold)
+    entry |= {"estimate": float(np.mean(estimates)), "low": low, "high": high, "interval": kind, "verdict": found}
+    entry["says"] = found if len(pairs) > 1 else f"{found} in this training"
+    images = [len(one["image_recon"]) for pair in pairs for one in pair if "image_recon" in one]
+    return entry | ({"note": f"only {min(images)} test images"} if images and min(images) < MIN_TEST_IMAGES else {})
 
 
 def ledger(results: Sequence[Results]) -> dict[str, dict[str, Any]]:
     """Return the entries of all claims for each autoencoder: ``NAME`` for the first, ``NAME/AUTOENCODER`` for the others.
 
-    The first VAE's beta is the one compared with autoencoders; VAEs with another beta serve the claims about beta. Seeds
-    without one of the two models do not count. Raises ValueError for results of different data sets, images or points.
+    The first VAE is the one compared with autoencoders; those with another beta serve the claims about beta. Seeds without one
+    of the two models do not count. Raises ValueError for results of different data sets, images or points.
     """
     if len({one.dataset for one in results}) > 1:
         raise ValueError("the results are of more than one data set")
     autoencoders, vaes = ([one for one in results if one.has_prior == has_prior] for has_prior in (False, True))
-    main = {vae.seed: vae for vae in vaes if vae.beta == vaes[0].beta}
+    main = {vae.seed: vae for vae in vaes if vae.model == vaes[0].model}
     others = [(main[vae.seed], vae) for vae in vaes if vae.beta != vaes[0].beta and vae.seed in main]
     betas = [(large, small) for small, large in (sorted(pair, key=lambda vae: vae.beta or 0) for pair in others)]
     names = list(dict.fromkeys(autoencoder.model for autoencoder in autoencoders)) or [""]
@@ -153,14 +168,33 @@ def ledger(results: Sequence[Results]) -> dict[str, dict[str, Any]]:
     return entries
 
 
+def remarks(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what a reader of the ledger must know: that one seed is one training, and that few test images decide little."""
+    found = []
+    if any(entry.get("interval") == ONE_SEED for entry in entries.values()):
+        found.append(
+            "With one seed a verdict is about this training; its interval leaves out the spread between trainings. "
+            "`dvc exp run -P -S claims.seeds=5` trains the models of five seeds and tests the claims over them."
+        )
+    if few := next((entry["note"] for entry in entries.values() if "low" in entry and "note" in entry), None):
+        found.append(f"Warning: {few}. Other test images may turn these verdicts; take them as an example, not as a result.")
+    return found
+
+
+def line(entry: Mapping[str, Any]) -> str:
+    """Return the verdict of an entry as it is to be read, with its note."""
+    return f"{entry['says']} ({entry['note']})" if "note" in entry else str(entry["says"])
+
+
 def markdown(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the ledger as a Markdown table."""
-    lines = ["| claim | metric | where | threshold | estimate [95% interval] | verdict |", "|---|---|---|---|---|---|"]
+    """Return the ledger as a Markdown table, with the remarks before it."""
+    lines = [part for remark in remarks(entries) for part in (remark, "")]
+    lines += ["| claim | metric | where | threshold | estimate [95% interval] | verdict |", "|---|---|---|---|---|---|"]
     for key, entry in entries.items():
         number = "-"
         if "low" in entry:
             number = f"{entry['estimate']:.4g} [{entry['low']:.4g}, {entry['high']:.4g}], {entry['interval']}"
-        result = f"**{entry['verdict']}**" + (f" ({entry['note']})" if "note" in entry else "")
-        cells = [f"{entry['claim']} (`{key}`)", entry["metric"], entry["sampler"], f"> {entry['threshold']:g}", number, result]
+        claim = f"{entry['claim']} (`{key}`)"
+        cells = [claim, entry["metric"], entry["sampler"], f"> {entry['threshold']:g}", number, f"**{line(entry)}**"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -82,6 +82,10 @@ def holes(context: EvalContext) -> MetricResult:
         arrays |= {f"confidence_{name}": confidence, f"off_manifold_{name}": off_manifold}
     if is_plane:
         points = grid(*frame(context.codes))
-        arrays["confidence_map"] = classifier.predict(context.decode(points))[1].max(-1)
-        arrays["density_map"] = log_density(points.reshape(-1, 2), centres).reshape(points.shape[:2]).astype(np.float32)
+        confidence = classifier.predict(decoded := context.decode(points))[1].max(-1)
+        density = log_density(points.reshape(-1, 2), centres).reshape(points.shape[:2]).astype(np.float32)
+        among_codes = np.where(density < np.median(density), 1, confidence)
+        lowest = np.unravel_index(among_codes.argmin(), density.shape)
+        arrays |= {"confidence_map": confidence, "density_map": density}
+        arrays |= {"hole_code": points[lowest], "hole_image": decoded[lowest]}
     return MetricResult(numbers, arrays=arrays)

@@ -47,6 +47,7 @@ def plot_data(context: EvalContext) -> MetricResult:
         "inputs": test.intensities[indices],
         "reconstructions": context.decode(codes[indices]),
         "prior_samples": context.decode(context.noise(NUM_SAMPLES, dim, purpose="samples")),
+        "interpolation_ends": np.stack([test.intensities[starts], test.intensities[ends]], axis=1),
         "interpolations": context.decode((1 - share) * codes[starts][:, None] + share * codes[ends][:, None]),
     }
     if test.labels is not None:
@@ -80,5 +81,8 @@ def per_image(context: EvalContext) -> MetricResult:
         columns = {"predicted_class": predicted, "confidence": confidence}
         if labels is not None:
             order = np.argsort(-confidence, kind="stable")
-            worst["misclassified"] = order[(predicted != labels)[order]][:NUM_WORST]
+            wrong = order[(predicted != labels)[order]]
+            # First the surest of each class that images are taken for: most of the surest are taken for the same one.
+            earlier = [np.count_nonzero(predicted[wrong[:i]] == predicted[index]) for i, index in enumerate(wrong)]
+            worst["misclassified"] = wrong[np.argsort(earlier, kind="stable")][:NUM_WORST]
     return MetricResult({}, columns, {name: np.stack([pixels[rows], decoded[rows]]) for name, rows in worst.items()})

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from pipeline.storage import Arrays, Header, Name, check_arrays, load_arrays, refusing, save_arrays
 
+# How the names of data sets are written; others as they are.
+DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+
 # Type and axes of the arrays that `Results` describes, by name or pattern (see check_arrays).
 AXES = {
     "codes": "f N d",
@@ -18,7 +21,8 @@ AXES = {
     "prior_samples": "f * C H W",
     "manifold*": "f * * C H W",
     "traversals": "f d * C H W",
-    "interpolations": "f * * C H W",
+    "interpolations": "f R * C H W",
+    "interpolation_ends": "f R 2 C H W",
     "image_predicted_class": "i N",
     "image_*": "f N",
     "pair_same_class": "b P",
@@ -28,9 +32,12 @@ AXES = {
     "sample_features": "f S * F",
     "sample_images": "f S * C H W",
     "frechet_distances": "f S",
+    "frechet_distance_real": "f 1",
     "map_axes": "f 2 M",
     "*_map": "f M M",
     "map_codes": "f L 2",
+    "hole_code": "f 2",
+    "hole_image": "f C H W",
     "confidence_*": "f *",
     "worst": "f 2 * C H W",
     "misclassified": "f 2 * C H W",
@@ -49,18 +56,21 @@ class Results:
       ``prior_samples`` [16, C, H, W]: decoded samples from N(0, I), at the same latent points for every model.
     - ``manifold``, ``manifold_quantiles`` [M, M, C, H, W] (d = 2): the decoded plane over [-3, 3]^2, and at quantiles of the
       standard normal; the second axis goes upwards. ``traversals`` [d, S, C, H, W] (d > 2): one axis from -3 to 3.
-    - ``interpolations`` [P, S, C, H, W]: decoded straight lines between the codes of pairs of test images.
+    - ``interpolations`` [R, S, C, H, W]: decoded straight lines between the codes of pairs of test images, which are
+      ``interpolation_ends`` [R, 2, C, H, W].
     - ``image_*`` [N]: the columns of the table of test images, for example ``image_recon``.
     - ``pair_*`` [P]: interpolations of pairs of test images (same_class, tortuosity, jump_share, class_switches, entropy).
     - ``confidence_M``, ``off_manifold_M`` [K]: the classifier's top probability at points of the reference measure M (prior,
       matched, hull), and whether the decoded image is off the manifold.
     - ``real_features`` [K, F]: features of real test images. ``sample_features`` [S, K, F], ``sample_images``
-      [S, 20, C, H, W] and ``frechet_distances`` [S]: decoded samples of each of ``samplers``.
+      [S, 20, C, H, W] and ``frechet_distances`` [S]: decoded samples of each of ``samplers``; ``frechet_distance_real`` [1]: of
+      other real images.
     - ``map_axes`` [2, M]: coordinates of the maps over the latent plane; row 0 of a map is the end of the second axis.
       ``confidence_map``, ``density_map``, ``volume_map`` [M, M]: the classifier's top probability, the codes' log density, the
-      decoder's log sqrt det J^T J. ``map_codes`` [K, 2]: test images on them.
+      decoder's log sqrt det J^T J. ``map_codes`` [K, 2]: test images on them. ``hole_code`` [2], ``hole_image`` [C, H, W]: where
+      the confidence is lowest in the half of the map with most codes, and the image decoded there.
     - ``worst``, ``misclassified`` [2, 10, C, H, W]: images above their reconstructions; the largest errors, and the highest
-      confidence in a wrong class.
+      confidence in a wrong class, first one for each class that they are taken for, then a second, and so on.
     """
 
     dataset: str
@@ -84,6 +94,11 @@ class Results:
         return self.beta is not None
 
     @property
+    def data(self) -> str:
+        """The data set's display name."""
+        return DATASETS.get(self.dataset, self.dataset)
+
+    @property
     def label(self) -> str:
         """The model's display name, with its beta.
 
@@ -99,10 +114,10 @@ class Results:
         """The model's display name, with data set (unless empty) and beta, for a figure's title.
 
         >>> Results("mnist", "vae", 4.0, 1, [], "", {}).title
-        'VAE on mnist, β = 4'
+        'VAE on MNIST, β = 4'
         """
         name, *beta = self.label.split(", ")
-        return ", ".join([f"{name} on {self.dataset}" if self.dataset else name, *beta])
+        return ", ".join([f"{name} on {self.data}" if self.dataset else name, *beta])
 
 
 class _Header(Header):

@@ -68,6 +68,6 @@ def sample_quality(context: EvalContext) -> MetricResult:
         expected = np.bincount(context.test.labels, minlength=classifier.net.num_classes) / len(context.test)
         for section in numbers.values():
             section["class_distance"] = float(0.5 * np.abs(list(section["classes"].values()) - expected).sum())
-    distances = np.array([numbers[name]["frechet_distance"] for name in SAMPLERS])
-    arrays = {"sample_features": np.stack(features), "sample_images": np.stack(shown), "frechet_distances": distances}
-    return MetricResult(numbers, arrays={"real_features": real} | arrays)
+    *distances, floor = (numbers[name]["frechet_distance"] for name in (*SAMPLERS, "floor"))
+    arrays = {"sample_features": np.stack(features), "sample_images": np.stack(shown), "frechet_distances": np.array(distances)}
+    return MetricResult(numbers, arrays={"real_features": real, "frechet_distance_real": np.array([floor])} | arrays)

@@ -1,38 +1,72 @@
 """The figure of the claims: what was estimated of each, against its threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures.style import INK, PENCIL, new_figure, styled
+from pipeline.figures.style import INK, PENCIL, WIDTH, marks, styled
 
-VERDICT_COLORS = {"holds": "#0072b2", "fails": "#d55e00", "inconclusive": PENCIL}
+VERDICT_COLORS = {"holds": "#0072b2", "fails": "#c04a00", "inconclusive": "#57606a"}
+# Marker and words for an autoencoder, by its name in the ledger's keys after the slash; the first has none.
+AUTOENCODERS = {"": ("o", "AE (or VAEs at two betas)"), "ae_depth_matched": ("D", "AE with the VAE's hidden layers")}
+MIDDLE, REACH = 2.65, 1.0  # inches: from the left to the threshold, and from there to the end of the longest interval
 
 
-def claims_figure(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw the estimate and interval of each claim in metrics/claims.json against its threshold, colored by verdict."""
+def _test(ax: Axes, y: float, entries: Mapping[str, Mapping[str, Any]]) -> float:
+    """Draw one test's entries, by the autoencoder's name, below ``y`` inches; return where it ends."""
+    first = next(iter(entries.values()))
+    ax.text(0.2, y, f"{first['metric']}; {first['sampler']}")
+    rows = y + 0.18 * np.arange(1, len(entries) + 1)
+    ax.text(MIDDLE - REACH - 0.1, rows.mean(), first["below"], ha="right", va="center", fontsize=8)
+    ax.text(MIDDLE + REACH + 0.1, rows.mean(), first["above"], va="center", fontsize=8)
+    ax.plot([MIDDLE, MIDDLE], [rows[0] - 0.1, rows[-1] + 0.1], color=PENCIL, lw=0.9)
+    measured = {
+        name: np.array([entry[key] for key in ("low", "estimate", "high")]) for name, entry in entries.items() if "low" in entry
+    }
+    # Tests have different units: the end of an interval that is furthest from the threshold is drawn at full reach.
+    largest = max((np.abs(values - first["threshold"]).max() for values in measured.values()), default=1) or 1
+    for row, (name, entry) in zip(rows, entries.items(), strict=True):
+        text: dict[str, Any] = {"color": VERDICT_COLORS[entry["verdict"]], "va": "center", "fontsize": 8}
+        if name in measured:
+            low, at, high = MIDDLE + REACH * (measured[name] - first["threshold"]) / largest
+            ax.plot([low, high], [row, row], color=text["color"], lw=3, alpha=0.45)
+            ax.plot(at, row, AUTOENCODERS.get(name, "s")[0], color=text["color"], ms=5)
+            ax.text(5.85, row, marks([float(f"{entry['estimate']:.3g}")])[0], ha="right", **text)
+            ax.text(5.95, row, entry["says"], **text)
+        else:
+            ax.text(5.3, row, "\n".join(wrap(f"{entry['says']}: {entry['note']}", 42)), **text)
+    return float(rows[-1])
+
+
+def claims_figure(entries: Mapping[str, Mapping[str, Any]], remarks: Iterable[str] = ()) -> Figure:
+    """Draw the entries of metrics/claims.json by claim: a row for each test, with a marker for each autoencoder.
+
+    ``remarks`` are sentences that stand above.
+    """
     with styled():
-        figure = new_figure(0.62 * len(entries) + 1.2)
-        ax = figure.subplots()
-        for row, (name, entry) in enumerate(entries.items()):
-            color, text, source = VERDICT_COLORS[entry["verdict"]], entry["verdict"], f"{entry['metric']}; {entry['sampler']}"
-            ax.text(-1.15, row - 0.02, f"{entry['claim']} ({name})", ha="right", va="bottom", fontsize=10.5, color=INK)
-            ax.text(-1.15, row + 0.04, source, ha="right", va="top", fontsize=9, color=PENCIL)
-            if "low" in entry:
-                # Claims have different units: the end of the interval that is further from the threshold is drawn at 1.
-                offsets = np.array([entry["low"], entry["estimate"], entry["high"]]) - entry["threshold"]
-                low, middle, high = offsets / max(np.abs(offsets).max(), 1e-300)
-                ax.plot([low, high], [row, row], color=color, lw=5, alpha=0.5)
-                ax.plot(middle, row, "o", color=color, ms=8)
-                text += f"   {entry['estimate']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
-            elif "note" in entry:
-                text += f"   {entry['note']}"
-            ax.text(1.15, row, text, va="center", fontsize=10.5, color=color, weight="bold")
-        ax.axvline(0, color=INK, lw=0.9)
-        ax.set(xlim=(-1.1, 1.1), ylim=(len(entries) - 0.5, -0.5), yticks=[])
-        ax.set_xticks([-1, 0, 1], ["against the claim", "threshold", "for it"])
-        ax.spines["left"].set_visible(False)
-        figure.suptitle("Claims: estimates with 95% intervals, each row on its own scale", weight="bold")
+        figure = Figure(figsize=(WIDTH, 1))
+        ax, y = figure.add_axes((0, 0, 1, 1)), 0.2
+        ax.text(0.1, y, "The tutorial's claims, tested: estimates with 95% intervals, each test on its own scale", weight="bold")
+        for line in (line for remark in remarks for line in wrap(remark, 118, break_on_hyphens=False)):
+            y += 0.2
+            ax.text(0.1, y, line, fontsize=8.5)
+        y += 0.25
+        names = dict.fromkeys(key.partition("/")[2] for key in entries)
+        for x, name in zip((0.2, 2.4, 5.0), names, strict=False):
+            marker, words = AUTOENCODERS.get(name, ("s", name.replace("_", " ")))
+            ax.plot(x, y - 0.04, marker, color=INK, ms=5)
+            ax.text(x + 0.1, y, words, fontsize=8.5)
+        for claim, keys in groupby(entries, lambda key: entries[key]["claim"]):
+            y += 0.42
+            ax.text(0.1, y, claim, fontsize=10, weight="bold")
+            for _, same in groupby(keys, lambda key: key.partition("/")[0]):
+                y = _test(ax, y + 0.27, {key.partition("/")[2]: entries[key] for key in same})
+        figure.set_figheight(y + 0.2)
+        ax.set(xlim=(0, WIDTH), ylim=(y + 0.2, 0))
+        ax.set_axis_off()
     return figure

@@ -32,7 +32,7 @@ def epoch_axes(figure: Figure | SubFigure, titles: list[str], y_label: str) -> l
     axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
     for ax, title in zip(axes, titles, strict=True):
         ax.grid(axis="y")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4, min_n_ticks=1))
         ax.set(title=title, xlabel="epoch", ylabel=y_label)
     return axes
 
@@ -70,5 +70,5 @@ def curves(figure: Figure | SubFigure, page: Page, legend_columns: int) -> bool:
 
 def history(page: Page) -> Figure | None:
     """Draw loss, reconstruction and KL over the epochs, every model in the same axes."""
-    figure = new_figure(4.8)
+    figure = new_figure(2.7)
     return figure if curves(figure, page, legend_columns=8) else None

@@ -31,7 +31,7 @@ def reconstructions_panel(ax: Axes, page: Page) -> float:
     images = np.stack([shown[0]["inputs"], *(results["reconstructions"] for results in shown)])[:, :MAX_COLUMNS]
     tallness = tiles(ax, images)
     ax.set_yticks(range(len(images)), ["test image", *(results.label for results in shown)])
-    ax.set(title=f"Reconstructions of {shown[0].dataset}")
+    ax.set(title=f"Reconstructions of {shown[0].data}")
     return tallness
 
 
@@ -45,21 +45,22 @@ def samples_panel(ax: Axes, results: Results) -> float:
 def manifold_panel(ax: Axes, results: Results, quantiles: bool = False) -> float:
     """Draw the decoded plane, over [-3, 3] or at equal steps of the prior's probability; the second axis goes upwards."""
     images = results["manifold_quantiles" if quantiles else "manifold"]
-    tallness, values = tiles(ax, images, gap=0), grid_values(len(images), quantiles)
+    tallness, values = tiles(ax, images, gap=1), grid_values(len(images), quantiles)
     shown = [value for value in np.arange(-3, 3.5, 0.5 if quantiles else 1) if values[0] <= value <= values[-1]]
     at = np.interp(shown, values, np.arange(len(values)))
     ax.set_xticks(at, marks(shown))
     ax.set_yticks(len(values) - 1 - at, marks(shown))
-    ax.set(title=f"Decoded {'quantiles' if quantiles else 'plane'}: {results.title}", xlabel="$z_1$", ylabel="$z_2$")
+    ax.set(title=results.title, xlabel="$z_1$", ylabel="$z_2$")
     return tallness
 
 
 def interpolation_panel(ax: Axes, results: Results) -> float:
-    """Draw decoded straight lines between the codes of pairs of test images, one a row."""
-    images = results["interpolations"]
+    """Draw pairs of test images, one a row, and between them the decoded straight line from one code to the other."""
+    starts, ends = results["interpolation_ends"][:, :1], results["interpolation_ends"][:, 1:]
+    images = np.concatenate([starts, results["interpolations"], ends], axis=1)
     tallness, last = tiles(ax, images), images.shape[1] - 1
-    ax.set_xticks([0, last / 2, last], marks([0, 0.5, 1]))
-    ax.set(title=f"Interpolation: {results.title}", xlabel="from one test image to another")
+    ax.set_xticks([0, last / 2, last], ["real", "decoded, in equal steps from code to code", "real"])
+    ax.set(title=f"Interpolation: {results.title}")
     return tallness
 
 
@@ -74,6 +75,23 @@ def traversals_panel(ax: Axes, results: Results) -> float:
     return tallness
 
 
+def manifold(page: Page) -> Figure | None:
+    """Draw each model's decoded plane in even steps and, where it was decoded, in steps of equal probability under the prior."""
+    names = {"manifold": "even steps", "manifold_quantiles": "steps of equal probability under N(0, I)"}
+    if not (shown := [(results, name) for name in names for results in page.having(name)]):
+        return None
+
+    def panel(ax: Axes, one: tuple[Results, str]) -> float:
+        results, name = one
+        tallness = manifold_panel(ax, results, quantiles=name == "manifold_quantiles")
+        ax.set_xlabel(f"$z_1$, {names[name]}")
+        return tallness
+
+    figure = image_panels(shown, panel)
+    figure.suptitle("What each point of the latent plane decodes to")
+    return figure
+
+
 def by_model(draw: Callable[[Axes, Results], float], name: str, widest: float, page: Page) -> Figure | None:
     """Draw one panel for each model that has the array ``name``, at most ``widest`` inches wide."""
     shown = page.having(name)
@@ -85,7 +103,7 @@ def reconstructions(page: Page) -> Figure | None:
     if not page.having("reconstructions"):
         return None
     figure = new_figure(1)
-    figure.set_figheight(reconstructions_panel(figure.add_subplot(), page) * (WIDTH - 1.2) + 0.9)
+    figure.set_figheight(reconstructions_panel(figure.add_subplot(), page) * (WIDTH - 0.9) + 0.6)
     return figure
 
 
@@ -94,13 +112,15 @@ def samplers(page: Page) -> Figure | None:
     if not (shown := page.having("sample_images")):
         return None
     columns = len(shown[0].samplers)
-    figure = new_figure(len(shown) * (WIDTH / columns * 0.8 + 0.6))
+    figure = new_figure(len(shown) * (WIDTH / columns * 0.8 + 0.4) + 0.3)
     for row, results in zip(figure.subplots(len(shown), columns, squeeze=False), shown, strict=True):
         sets = zip(row, results.samplers, results["sample_images"], results["frechet_distances"], strict=True)
         for ax, sampler, images, distance in sets:
             tiles(ax, images[:20].reshape(4, 5, *images.shape[1:]))
-            ax.set_title(f"{SAMPLER_NAMES.get(sampler, sampler)}, Fréchet distance {distance:.1f}", fontsize=11)
+            ax.set_title(f"{SAMPLER_NAMES.get(sampler, sampler)}: {distance:.1f}")
         row[0].set_ylabel(results.title)
+    real = f" (real images: {shown[0]['frechet_distance_real'][0]:.2f})" if "frechet_distance_real" in shown[0] else ""
+    figure.suptitle(f"Samples, and their Fréchet distance from real images: lower is closer{real}")
     return figure
 
 
@@ -109,7 +129,7 @@ def hardest_images(page: Page) -> Figure | None:
     rows = [(results, kind) for results in page.models.values() for kind in HARDEST if results.arrays.get(kind, np.empty(0)).size]
     if not rows:
         return None
-    figure = new_figure(len(rows) * (WIDTH / 5 + 0.5))
+    figure = new_figure(len(rows) * (WIDTH / 5 + 0.3))
     for ax, (results, kind) in zip(figure.subplots(len(rows), 1, squeeze=False).ravel(), rows, strict=True):
         tiles(ax, results[kind])
         ax.set_yticks([0, 1], ["test image", "reconstruction"])

@@ -1,6 +1,6 @@
 """The latent space: where test images lie in it, and maps over it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,9 +9,10 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
+from scipy.spatial import cKDTree
 
 from pipeline.evaluation.results import Results
-from pipeline.figures.style import CLASS_COLORS, INK, PENCIL, Page, color_bar, distinct_colors, panels
+from pipeline.figures.style import CLASS_COLORS, DOT, INK, PENCIL, Page, color_bar, distinct_colors, marks, panels, tiles
 
 MAX_TICKS = 30  # of a color bar
 
@@ -47,7 +48,7 @@ class Classes(NamedTuple):
 def classes(results: Results) -> Classes:
     """Return the classes that occur; with labels 0 to 9 at most, a label keeps its number and color where others are missing."""
     if "labels" not in results:
-        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[3:4]), "")
+        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[:1]), "")
     known, numbers = np.unique(results["labels"], return_inverse=True)
     if known[0] >= 0 and known[-1] < len(CLASS_COLORS):
         known, numbers = np.arange(known[-1] + 1), results["labels"]
@@ -68,49 +69,104 @@ def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
     return xy, names
 
 
-def class_places(xy: np.ndarray, numbers: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Return where to write the name of each class that occurs ``[K, 2]``: at the median of its points ``[N, 2]``.
+def class_places(xy: np.ndarray, numbers: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where to write the name of each class that occurs ``[K, 2]``, and the point of the class that it names ``[K, 2]``.
 
-    The places are moved apart until no two are closer than ``distance`` of each axis.
+    The two are equal where the name stands on a point with many of its own class and fewer of others around it. Else the name
+    stands at the nearest free place and needs a line to its point; NaN where there is none. No two names are closer than
+    ``distance`` of each axis.
     """
-    at = np.array([np.median(xy[numbers == number], axis=0) for number in np.unique(numbers)])
-    at = at / distance
-    for _ in range(100):
-        away = at[:, None] - at + 1e-9 * np.triu(np.ones((len(at),) * 2), 1)[..., None]
-        length = np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1e-9)
-        at = at + (away / length * np.maximum(1 - length, 0) / 2).sum(1)
-    return np.asarray(at * distance)
+    points = xy / distance
+    everything, low, high = cKDTree(points), points.min(0), points.max(0)
+    turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    ring = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    own, best = [], []
+    for number in np.unique(numbers):
+        members = points[numbers == number]
+        trees = cKDTree(members), everything
+        mine, near = (tree.query_ball_point(members, 1.0, return_length=True) for tree in trees)
+        mine_under, all_under = (tree.query_ball_point(members, 0.5, return_length=True) for tree in trees)  # the name itself
+        core = np.flatnonzero(mine >= mine.max() / 2)  # without stray points
+        core = core[np.argsort((near - 2 * mine)[core], kind="stable")]
+        best.append(members[core[0]])
+        own.append(members[core[(2 * mine_under > all_under)[core]]])
+    anchors, places = np.array(best), np.full((len(best), 2), np.nan)
+
+    def free(candidates: np.ndarray) -> np.ndarray:
+        isolated = (at for at in candidates if not (np.linalg.norm(places - at, axis=1) < 1).any())
+        return next(isolated, np.full(2, np.nan))
+
+    for k in sorted(range(len(own)), key=lambda k: len(own[k])):  # a class with few places of its own chooses first
+        places[k] = free(own[k])
+    beside = np.isnan(places[:, 0])
+    anchors[~beside] = places[~beside]
+    for k in np.flatnonzero(beside).tolist():
+        around = np.concatenate([anchors[k] + radius * ring for radius in np.arange(1, 12, 0.5)])
+        inside = around[((low <= around) & (around <= high)).all(1)]
+        places[k] = free(inside[everything.query(inside)[0] > 0.5])
+    return places * distance, anchors * distance
+
+
+def _stretch(ax: Axes, xy: np.ndarray) -> bool:
+    """Make both axes logarithmic outside a linear middle, if most of the points ``[N, 2]`` lie in a small part of their frame."""
+    radius = np.linalg.norm(xy, axis=1)
+    middle, largest = np.median(radius), np.abs(xy).max()
+    if not 0 < 10 * middle < largest:
+        return False
+    edge = float(f"{middle:.1g}")
+    outside = [10.0**power for power in range(-9, 10) if 2 * edge < 10.0**power <= largest]
+    outside = outside[:: -(-len(outside) // 2) or 1]
+    ticks = [*(-tick for tick in reversed(outside)), -edge, 0, edge, *outside]
+    ax.set_xscale("symlog", linthresh=edge)
+    ax.set_yscale("symlog", linthresh=edge)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(ticks, marks(ticks))
+        axis.set_label_text(f"{axis.get_label_text()}, logarithmic beyond ±{edge:g}")
+    ax.minorticks_off()
+    return True
 
 
 def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
     """Draw codes colored by class with the classes' names, and the prior, if any, as circles; ``scale`` sizes dots and names."""
     xy, (xlabel, ylabel) = project(results, points)
     found, dimensions = classes(results), results["codes"].shape[1]
-    numbers, halo = found.numbers[:points], [withStroke(linewidth=3.5, foreground="white")]
-    ax.scatter(xy[:, 0], xy[:, 1], 18 * scale**2, color=found.colors(numbers), alpha=0.85, linewidths=0)
+    numbers, halo = found.numbers[:points], [withStroke(linewidth=2.5, foreground="white")]
+    ax.scatter(xy[:, 0], xy[:, 1], 9 * scale**2, color=found.colors(numbers), alpha=0.85, linewidths=0)
     ax.set(title=results.title, xlabel=xlabel, ylabel=ylabel)
     if dimensions == 1:
         ticks = np.unique(numbers)[:: -(-len(found.names) // MAX_TICKS)] if found.names else numbers[:0]
         ax.set_yticks(ticks, [found.names[number] for number in ticks])
         return
+    extent = np.ptp(xy, axis=0)
     if dimensions == 2 and results.has_prior:
+        extent[:] = extent.max()
         ax.set_aspect("equal", "datalim")
         for radius, text in enumerate(("1σ", "2σ", "3σ of the prior"), 1):
-            ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.9, ls=(0, (4, 3)), zorder=0.5))
-            ax.text(radius * 0.7071, -radius * 0.7071, text, fontsize=10 * scale, va="center", path_effects=halo)
+            ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.7, ls=(0, (4, 3)), zorder=0.5))
+            ax.text(radius * 0.7071, -radius * 0.7071, text, fontsize=8 * scale, va="center", path_effects=halo)
+    elif _stretch(ax, xy):
+        xy = ax.transScale.transform(xy)
+        extent = np.ptp(xy, axis=0)
     if found.names:
-        places = class_places(xy, numbers, np.maximum(0.06 * np.ptp(xy, axis=0), 1e-9))
-        for number, (x, y) in zip(np.unique(numbers), places, strict=True):
-            ax.text(x, y, found.names[number], fontsize=15 * scale, weight="bold", ha="center", va="center", path_effects=halo)
+        both = class_places(xy, numbers, np.maximum(0.06 * extent, 1e-9))
+        places, anchors = (ax.transScale.inverted().transform(points) for points in both)
+        for number, place, anchor in zip(np.unique(numbers), places, anchors, strict=True):
+            line = None
+            if (place != anchor).any():
+                line = {"arrowstyle": "-", "color": INK, "lw": 0.7, "shrinkB": 0}
+                ax.plot(*anchor, color=found.colors(number), **DOT | {"ms": 5 * scale})
+            if not np.isnan(place).any():
+                options: dict[str, Any] = {"weight": "bold", "ha": "center", "va": "center", "path_effects": halo}
+                ax.annotate(found.names[number], anchor, place, fontsize=10 * scale, arrowprops=line, **options)
 
 
-def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results) -> None:
-    """Add the color bar of the classes that the scatters share, where there are labels."""
+def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results, most: int = MAX_TICKS) -> None:
+    """Add the color bar of the classes that the scatters share, where there are labels; it names at most ``most``."""
     found = classes(results)
     if number := len(found.names):
         mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, number), number), found.colors)
         bar = color_bar(figure, axes, mappable, label=found.word)
-        ticks = range(0, number, -(-number // MAX_TICKS))
+        ticks = range(0, number, -(-number // most))
         bar.set_ticks(ticks, labels=[found.names[tick] for tick in ticks])
         bar.ax.minorticks_off()
         bar.ax.tick_params(length=0)
@@ -127,30 +183,44 @@ def latent(page: Page) -> Figure | None:
     return figure
 
 
-def _maps(page: Page, name: str, label: str, norm: Normalize, contour: float | None = None) -> Figure | None:
-    """Draw a map over each model's latent plane and the codes on it; without a contour, relative to its 99th percentile."""
+def _maps(page: Page, name: str, title: str, label: str, colors: str, norm: Normalize) -> Figure | None:
+    """Draw a map over each model's latent plane and the codes on it."""
     if not (shown := page.having(name)):
         return None
     figure, axes = panels(len(shown), 0.9)
     for ax, results in zip(axes.flat, shown, strict=False):
         values, codes, (x, y) = results[name], results["map_codes"], results["map_axes"]
-        if contour is None:
+        if name == "volume_map":  # relative to the model's own, so that codes of any scale compare
             values = values - np.quantile(values, 0.99)
         extent = (x[0], x[-1], y[0], y[-1])
-        image = ax.imshow(values, cmap="cividis", norm=norm, extent=extent, aspect="auto", interpolation="nearest")
-        if contour is not None and values.min() < contour < values.max():
-            ax.contour(x, y[::-1], values, levels=[contour], colors="white", linewidths=0.9)
-        ax.scatter(codes[:, 0], codes[:, 1], s=4, color=INK, alpha=0.4, linewidths=0)
+        image = ax.imshow(values, cmap=colors, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
+        ax.scatter(codes[:, 0], codes[:, 1], s=2, color=INK, alpha=0.4, linewidths=0)
         ax.set(title=results.title, xlabel="$z_1$", ylabel="$z_2$", xlim=extent[:2], ylim=extent[2:])
     color_bar(figure, axes, image, label=label)
+    figure.suptitle(title)
     return figure
 
 
 def holes(page: Page) -> Figure | None:
-    """Draw the classifier's confidence in decoded images, with a white line where it is 0.8."""
-    return _maps(page, "confidence_map", "classifier's confidence in the decoded image (line: 0.8)", Normalize(0.3, 1), 0.8)
+    """Draw the classifier's confidence in decoded images, with the image where it is lowest."""
+    title, label = "Where a classifier cannot read the decoded image", "classifier's confidence in the decoded image"
+    figure = _maps(page, "confidence_map", title, label, "Blues_r", Normalize(0.3, 1))
+    for ax, results in zip(figure.axes if figure else [], page.having("confidence_map"), strict=False):
+        if "hole_code" in results:
+            code, axes = results["hole_code"], results["map_axes"]
+            column, row = np.abs(axes - code[:, None]).argmin(1)
+            at = np.array([column, row]) / axes.shape[1]
+            corners = np.array([[0.18, 0.15], [0.18, 0.8], [0.82, 0.15], [0.82, 0.8]])
+            x, y = min(corners, key=lambda corner: abs(np.linalg.norm(corner - at) - 0.3))  # near, and not on the hole itself
+            ax.annotate("", tuple(code), (x, y), textcoords="axes fraction", arrowprops={"arrowstyle": "-", "color": INK})
+            inset = ax.inset_axes((x - 0.1, y - 0.1, 0.2, 0.2))
+            tiles(inset, results["hole_image"][None, None])
+            inset.spines[:].set_visible(True)
+            inset.set_title(f"confidence {results['confidence_map'][-1 - row, column]:.2f}", fontsize=8, pad=3, loc="center")
+    return figure
 
 
 def magnification(page: Page) -> Figure | None:
     """Draw how much the decoder stretches each place, relative to its own largest, so that codes of any scale compare."""
-    return _maps(page, "volume_map", r"$\log\,\sqrt{\det J^T J}$ under its 99th percentile", Normalize(-5, 0))
+    label = r"$\log\,\sqrt{\det J^T J}$ under its 99th percentile"
+    return _maps(page, "volume_map", "How fast the picture changes when you move", label, "cividis", Normalize(-5, 0))

@@ -7,7 +7,7 @@ from pipeline.figures.images import interpolation_panel, manifold_panel, reconst
 from pipeline.figures.latent import class_bar, scatter
 from pipeline.figures.style import WIDTH, Page, new_figure
 
-_DECODED = {"manifold": manifold_panel, "traversals": traversals_panel, "interpolations": interpolation_panel}
+_DECODED = {"manifold": manifold_panel, "traversals": traversals_panel, "interpolation_ends": interpolation_panel}
 
 
 def overview(page: Page) -> Figure | None:
@@ -20,21 +20,21 @@ def overview(page: Page) -> Figure | None:
 
     axes = top.subplots(1, columns)
     for ax, results in zip(axes, models, strict=False):
-        scatter(ax, results, page.points, min(WIDTH / columns / 5.5, 1))
-    class_bar(top, axes[-2], last)
+        scatter(ax, results, page.points, min(WIDTH / columns / 3.2, 1))
+    class_bar(top, axes[-2], last, most=15)
     decoded = next(panel for name, panel in _DECODED.items() if name in last)
     decoded(axes[-1], last)
     axes[-1].set_title(f"Decoded: {last.label}")
 
     left, right = middle.subfigures(1, 2, squeeze=False, width_ratios=[1.5, 1])[0]
-    curves(left, page, legend_columns=5 if len(models) < 3 else 3)
+    curves(left, page, legend_columns=3)
     axes = right.subplots(1, len(models), squeeze=False)[0]
     for ax, results in zip(axes, models, strict=True):
         samples_panel(ax, results)
         ax.set(title="", xlabel=results.label, anchor="N")
     axes[0].set_title("Samples, z ~ N(0, I)")
 
-    heights = [WIDTH / columns, 3.9, reconstructions_panel(bottom.add_subplot(), page) * (WIDTH - 1.5) + 0.6]
+    heights = [WIDTH / columns, 2.5, reconstructions_panel(bottom.add_subplot(), page) * (WIDTH - 0.9) + 0.4]
     rows.set_height_ratios(heights)
     figure.set_figheight(sum(heights))
     return figure

@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, style
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageChops, ImageOps
 
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import Results
 
-WIDTH = 14.5  # inches: about 1600 pixels at 110 dpi
+WIDTH = 7.8  # inches: with the margins of `png`, under 900 pixels at 110 dpi, so that `dvc plots diff` shows two side by side
 
-# The ten colors of "Accessible Color Sequences for Data Visualization" (2107.02270), which color-blind readers can tell apart.
-# Their order puts the largest distances between digits that are neighbors in a latent space (4-7-9, 3-5-8).
-CLASS_COLORS = ["#717581", "#b9ac70", "#e76300", "#3f90da", "#a96b59", "#ffa90e", "#94a4a2", "#832db6", "#bd1f01", "#92dadd"]
+# Ten colors that are far apart for readers with usual, deuteranopic and protanopic color vision (the largest smallest distance in
+# OKLab that a search found). Their order puts the largest distances between digits that are neighbors in a latent space.
+CLASS_COLORS = ["#3c69d2", "#a53c87", "#69001e", "#c387f0", "#2d1e87", "#695a00", "#2da587", "#4be1f0", "#d2c300", "#e1691e"]
 MODEL_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 INK, PENCIL = "#24292f", "#8b949e"
 DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mec": "white", "mew": 1.2}
@@ -65,7 +65,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(number: int, height: float, widest: float = 8) -> tuple[Figure, np.ndarray]:
+def panels(number: int, height: float, widest: float = 4.5) -> tuple[Figure, np.ndarray]:
     """Return a figure and its axes ``[lines, columns]``: one line of up to three panels, else two or more of at most four.
 
     A panel is at most ``widest`` inches wide and ``height`` times as high as wide.
@@ -83,7 +83,7 @@ def image_panels(shown: Sequence[Any], draw: Callable[[Axes, Any], float], wides
     """Return a figure with a panel of images for each model shown; ``draw`` returns its height for a width of 1."""
     figure, axes = panels(len(shown), 1, widest)
     tallness, (lines, columns) = max([draw(ax, one) for ax, one in zip(axes.flat, shown, strict=False)]), axes.shape
-    figure.set_figheight(lines * (tallness * (figure.get_figwidth() / columns - 0.5) + 1.3))
+    figure.set_figheight(lines * (tallness * (figure.get_figwidth() / columns - 0.4) + 0.8))
     return figure
 
 
@@ -94,15 +94,27 @@ def color_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, colors: Scala
     return bar
 
 
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """Return colors ``[N, 3]`` of sRGB in OKLab (Ottosson, 2020), where distances are about those that are seen."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    cones = [[0.41222147, 0.53633254, 0.05144599], [0.21190350, 0.68069955, 0.10739696], [0.08830246, 0.28171884, 0.62997870]]
+    lab = [[0.21045426, 0.79361779, -0.00407205], [1.97799850, -2.42859221, 0.45059371], [0.02590404, 0.78277177, -0.80867577]]
+    seen: np.ndarray = np.cbrt(linear @ np.transpose(cones)) @ np.transpose(lab)
+    return seen
+
+
 def distinct_colors(number: int) -> list[str]:
-    """Return as many colors: the first of :data:`CLASS_COLORS` for up to ten, else those of a rainbow."""
-    if number <= len(CLASS_COLORS):
-        return CLASS_COLORS[:number]
-    rainbow: Any = colormaps["turbo"]
-    at, known = np.linspace(0.05, 0.95, number), np.linspace(0, 1, len(rainbow.colors))
-    return [
-        to_hex(color) for color in np.transpose([np.interp(at, known, channel) for channel in zip(*rainbow.colors, strict=True)])
-    ]
+    """Return as many colors: the first of :data:`CLASS_COLORS`, then always the one that is furthest from all before it."""
+    rgb = np.stack(np.meshgrid(*[np.linspace(0, 1, 16)] * 3), axis=-1).reshape(-1, 3)
+    seen = oklab(rgb)
+    dark_enough = seen[:, 0] < 0.85  # to be seen on white
+    rgb, seen, colors = rgb[dark_enough], seen[dark_enough], CLASS_COLORS[:number]
+    room = np.full(len(rgb), np.inf)
+    for i in range(number):
+        if i == len(colors):
+            colors.append(to_hex(rgb[room.argmax()]))
+        room = np.minimum(room, np.linalg.norm(seen - oklab(np.array(to_rgb(colors[i]))), axis=1))
+    return colors
 
 
 def series_colors(names: Iterable[str]) -> dict[str, str]:
@@ -114,9 +126,12 @@ def series_colors(names: Iterable[str]) -> dict[str, str]:
 def tiles(ax: Axes, images: np.ndarray, gap: int = 2) -> float:
     """Draw images ``[rows, columns, C, H, W]`` in [0, 1], gray ones as ink on paper; return the height for a width of 1.
 
-    The center of image (row, column) is at y = row from the top, x = column; ``gap`` is its white frame in pixels.
+    The center of image (row, column) is at y = row from the top, x = column; ``gap`` is its white frame in pixels, which is wider
+    for images that reach their edge.
     """
     white = float(images.shape[2] > 1)
+    if np.abs(images[..., [0, -1], :] - white).mean() > 0.1:
+        gap += images.shape[-2] // 8
     framed = np.pad(images, ((0, 0), (0, 0), (0, 0), (gap, gap), (gap, gap)), constant_values=white)
     rows, columns, channels, height, width = framed.shape
     sheet = framed.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)

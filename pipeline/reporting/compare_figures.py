@@ -40,7 +40,7 @@ def rate_distortion(compared: Comparison) -> Figure | None:
     rows = compared.scored()
     if rows.empty:
         return None
-    figure = new_figure(6.5, 9)
+    figure = new_figure(4.6, 6.4)
     ax = figure.add_subplot()
     _plot(ax, rows, "kl", "recon")
     for mean in rows.groupby(["series", "beta"], as_index=False)[["kl", "recon"]].mean().to_dict("records"):
@@ -52,7 +52,7 @@ def rate_distortion(compared: Comparison) -> Figure | None:
         for x, y in ((left, total - left), (total - high, high)):  # where the line enters: at the left or at the top
             if left <= x < right and low < y <= high:
                 text = f"ELBO {marks([-total])[0]}"
-                ax.annotate(text, (x, y), xytext=(3, -11), textcoords="offset points", color=PENCIL, fontsize=9)
+                ax.annotate(text, (x, y), xytext=(3, -11), textcoords="offset points", color=PENCIL, fontsize=7)
     ax.set(xlim=(left, right), ylim=(low, high), title=f"Rate and distortion on test images of {compared.dataset}")
     ax.set(xlabel="rate: KL, nats per image", ylabel="distortion: reconstruction, nats per image")
     ax.legend()
@@ -64,7 +64,7 @@ def terms_by_beta(compared: Comparison) -> Figure | None:
     rows = compared.scored()
     if rows.empty:
         return None
-    figure, ticks = new_figure(4.8), sorted(rows["beta"].unique())
+    figure, ticks = new_figure(2.7), sorted(rows["beta"].unique())
     titles = {"recon": "Reconstruction", "kl": "KL", "elbo": "ELBO at β = 1"}
     for ax, (term, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
         _plot(ax, rows, "beta", term)
@@ -84,7 +84,7 @@ def curves(compared: Comparison) -> Figure | None:
     titles = {term: title for term, title in (TERMS | {"loss": "Loss at β = 1"}).items() if any(points[term].values())}
     if not titles:
         return None
-    figure, seeds = new_figure(5.2), list(compared.table["seed"].unique())
+    figure, seeds = new_figure(3), list(compared.table["seed"].unique())
     kinds = {name: name.replace(f" seed={seed}", "") for name, seed, _ in runs}
     colors, axes = series_colors(kinds.values()), epoch_axes(figure, list(titles.values()), "nats per validation image")
     for ax, term in zip(axes, titles, strict=True):

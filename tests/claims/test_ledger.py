@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.claims.ledger import CLAIMS, interval, ledger, markdown, verdict
+from pipeline.claims.ledger import CLAIMS, MIN_TEST_IMAGES, interval, ledger, line, markdown, remarks, verdict
 from pipeline.evaluation.results import Results
 
 BETWEEN_BETAS = {name for name, claim in CLAIMS.items() if claim.between_betas}
@@ -54,6 +54,39 @@ def test_claims_about_beta_compare_vaes():
         assert entries["beta_costs_reconstruction"]["estimate"] == pytest.approx(3, abs=0.3)
         assert entries["beta_regularises"]["verdict"] == "holds"
     assert {verdicts(weak)[name] for name in BETWEEN_BETAS} == {"inconclusive"}
+
+
+def test_claims_about_beta_are_decided_also_where_a_comparison_model_has_the_beta_of_the_main_one():
+    main, same, other = results("vae", 4.0), results("vae_larger_beta", 4.0, better=9.0), results("vae_beta_1", 1.0)
+    with_same, without = ledger([main, same, other]), ledger([main, other])
+    assert with_same == without, "the first VAE is the main one"
+    assert {with_same[name]["verdict"] for name in BETWEEN_BETAS} == {"holds"}
+    assert "low" in ledger([*measured_on(5), replace(same, beta=1.0, arrays={})])["smooth"], "with autoencoders, too"
+
+
+def measured_on(number: int, seeds: int = 1) -> list[Results]:
+    found = [results(*kind, seed) for seed in range(1, seeds + 1) for kind in (("ae", None), ("vae", 1.0))]
+    arrays = [{"pair_tortuosity": one["pair_tortuosity"], "image_recon": np.ones(number)} for one in found]
+    return [replace(one, arrays=own) for one, own in zip(found, arrays, strict=True)]
+
+
+def test_a_verdict_of_one_seed_is_about_this_training_and_of_more_it_is_not():
+    for seeds, ending in ((1, " in this training"), (2, "")):
+        entries = ledger(measured_on(MIN_TEST_IMAGES, seeds))
+        decided = [entry for entry in entries.values() if "low" in entry]
+        assert {entry["verdict"] for entry in decided} <= {"holds", "fails", "inconclusive"}
+        assert all(entry["says"] == entry["verdict"] + ending and line(entry) == entry["says"] for entry in decided)
+        assert any("`dvc exp run -P -S claims.seeds=5`" in remark for remark in remarks(entries)) == (seeds == 1)
+        assert all(remark in markdown(entries) for remark in remarks(entries))
+        assert not any("test images" in remark for remark in remarks(entries))
+
+
+def test_few_test_images_are_warned_of_at_every_verdict():
+    entries = ledger(measured_on(359))
+    for entry in entries.values():
+        assert "low" not in entry or line(entry) == f"{entry['verdict']} in this training (only 359 test images)"
+    assert any("only 359 test images" in remark for remark in remarks(entries))
+    assert "note" not in ledger(measured_on(MIN_TEST_IMAGES))["smooth"]
 
 
 def test_several_seeds_give_a_t_interval():
@@ -120,11 +153,12 @@ def test_models_that_were_not_measured_alike_are_refused(change):
 
 def test_markdown_has_a_row_for_every_entry():
     entries = ledger([results("ae", None), results("vae", 1.0)])
-    rows = markdown(entries).splitlines()
-    assert len(rows) == 2 + len(entries)
-    for (key, entry), row in zip(entries.items(), rows[2:], strict=True):
+    head, *rows = [row for row in markdown(entries).splitlines() if row.startswith("|")]
+    assert head.count("|") == 7
+    assert len(rows) == 1 + len(entries)
+    for (key, entry), row in zip(entries.items(), rows[1:], strict=True):
         assert f"(`{key}`)" in row
-        assert f"**{entry['verdict']}**" in row
+        assert f"**{line(entry)}**" in row
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():

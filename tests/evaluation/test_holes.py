@@ -55,6 +55,8 @@ def test_planted_hole_is_found_with_its_mass():
         assert numbers["prior"][key] == pytest.approx(planted, abs=4 * error)
         # The codes are a standard normal here, so the fitted Gaussian says about the same.
         assert numbers["matched"][key] == pytest.approx(planted, abs=0.07)
+    assert np.linalg.norm(holes(context).arrays["hole_code"]) < 1.0
+    assert holes(context).arrays["hole_image"].std() > 0.1, "noise, and not a white image"
     assert 0 < numbers["hull"]["confidence_below_80"] < planted
     assert numbers["hull"]["coverage"] > numbers["prior"]["coverage"]
 

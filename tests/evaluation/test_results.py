@@ -23,7 +23,7 @@ def test_results_round_trip(tmp_path: Path):
     assert replace(loaded, arrays={}) == replace(results, arrays={})
     assert np.array_equal(loaded["codes"], results["codes"])
     assert "labels" not in loaded
-    assert loaded.title == "vae larger beta on mnist, β = 4"
+    assert loaded.title == "vae larger beta on MNIST, β = 4"
 
 
 def test_other_files_are_refused(dataset: Dataset, tmp_path: Path):

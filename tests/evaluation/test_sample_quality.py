@@ -19,6 +19,7 @@ def test_real_images_are_near_the_floor_and_shuffled_ones_far_off(contexts):
     assert numbers["floor"]["coverage"] > 0.8
     assert numbers["shuffled"]["coverage"] < 0.2
     assert result.arrays["frechet_distances"].tolist() == [distances[name] for name in SAMPLERS]
+    assert result.arrays["frechet_distance_real"].tolist() == [result.numbers["floor"]["frechet_distance"]]
 
 
 def test_class_distance_is_the_total_variation_from_the_test_images(contexts):

@@ -27,6 +27,7 @@ def make(model="vae", dimensions=2, beta=4.0, points=60, shape=(1, 8, 6), classe
         "reconstructions": images(12),
         "prior_samples": images(16),
         "interpolations": images(3, 7),
+        "interpolation_ends": images(3, 2),
         "worst": images(2, 10),
     }
     if dimensions == 2:
@@ -38,9 +39,11 @@ def make(model="vae", dimensions=2, beta=4.0, points=60, shape=(1, 8, 6), classe
         arrays["traversals"] = images(dimensions, 7)
     if classes:
         arrays |= {"labels": groups, "sample_images": images(4, 20), "frechet_distances": np.array([12.34, 5.0, 4.0, 3.0])}
-        arrays |= {"misclassified": images(2, 0)} | (
-            {"confidence_map": random.uniform(0.4, 1, (8, 8))} if dimensions == 2 else {}
-        )
+        arrays |= {"misclassified": images(2, 0), "frechet_distance_real": np.array([0.153])}
+        if dimensions == 2:
+            confidence = random.uniform(0.4, 1, (8, 8))
+            confidence[0, 7] = 0.345  # at the ends of both axes
+            arrays |= {"confidence_map": confidence, "hole_code": np.array([3.0, 5.0]), "hole_image": images()}
     return Results("digits", model, beta, 1, ["prior", "gaussian", "gmm10", "kde"], f"md5 of {model}", arrays)
 
 
