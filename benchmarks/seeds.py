@@ -55,9 +55,10 @@ def main(metrics: Path) -> None:
         label, _, key = name.partition("/")
         comparison.setdefault(label, {})[key] = value
     for label, found in comparison.items():
-        models[label.rpartition("_")[0]].append(found)
+        models.setdefault(label.rpartition("_")[0], []).append(found)
     rows = [[row, *(cell([one[key] for one in found if key in one]) for found in models.values())] for row, key in ROWS.items()]
-    table(("nats per image unless said (seeds)", *(f"{MODELS[name]} ({len(found)})" for name, found in models.items())), rows)
+    names = (f"{MODELS.get(name, name)} ({len(found)})" for name, found in models.items())
+    table(("nats per image unless said (seeds)", *names), rows)
 
 
 if __name__ == "__main__":
