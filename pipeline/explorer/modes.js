@@ -204,7 +204,7 @@ const MODES = {
         this.epoch(state.epoch + 1);
         if (state.epoch >= +$("#epoch").max) this.play(false);
         changed();
-      }, 250);
+      }, matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 250);
     },
   },
 };
