@@ -27,7 +27,8 @@ def main(group: str, params: Params, data: Path, out: Path) -> None:
     # DVC requires the output, and warns of an empty one, even with nothing to train.
     write(out / group / "models.txt", "".join(f"{model.label}\n" for model in models))
     trainings = {
-        model.label: Training(model.model, model.params, data, model.folder(out), role=role(group, model.name)) for model in models
+        model.label: Training(model.model, model.params, data, model.folder(out), role=role(group, model.name))
+        for model in models
     }
     for checkpoints in run_trainings(trainings, params):
         checkpoints.clear()  # not earlier: DVC deletes the whole output before it restarts an interrupted stage

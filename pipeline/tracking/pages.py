@@ -30,12 +30,12 @@ def label(settings: Values) -> str:
 def role(group: str = "", name: str = "") -> str:
     """Return what a training is for, from the group and the name of a comparison model, both empty for a main model.
 
-    >>> role(), role("seeds", "vae"), role("comparison", "ae_depth_matched"), role("comparison", "vae_larger_beta")
-    ('main', 'seed', 'depth-matched', 'comparison')
+    >>> role(), role("seeds", "vae"), role("seeds", "vae_beta_1"), role("comparison", "ae_depth_matched")
+    ('main', 'seed', 'comparison', 'depth-matched')
     """
-    if group == "comparison":
-        return "depth-matched" if "depth_matched" in name else "comparison"
-    return "seed" if group else "main"
+    if not group:
+        return "main"
+    return "depth-matched" if "depth_matched" in name else "comparison" if "beta" in name else "seed"
 
 
 def _result(record: Record, prefix: str) -> str:
