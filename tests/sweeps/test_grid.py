@@ -30,15 +30,15 @@ def test_each_point_of_the_grid_is_a_run_with_test_metrics_and_a_model(params: P
     assert [path.name for path in files] == ["vae_beta0.5_seed1.safetensors", "vae_beta4_seed1.safetensors"]
     assert [load_weights(path).beta for path in files] == [0.5, 4.0]
     found = {record.name: (record, run) for record, run in tracking.records()}
-    assert found.keys() == {"vae 16-8-2 beta=0.5 seed=1", "vae 16-8-2 beta=4 seed=1"}
-    record, run = found["vae 16-8-2 beta=4 seed=1"]
-    assert record.status == "FINISHED"
+    assert found.keys() == {"β=0.5 vae seed=1 16-8-2", "β=4 vae seed=1 16-8-2"}
+    record, run = found["β=4 vae seed=1 16-8-2"]
+    assert (record.status, record.tags["role"]) == ("FINISHED", "sweep")
     assert record.params["beta"] == "4"
-    assert record.metrics["test/elbo"] == pytest.approx(
-        -record.metrics["test/recon"] - record.metrics["test/kl"], rel=1e-4, abs=1e-6
+    assert record.metrics["test_elbo"] == pytest.approx(
+        -record.metrics["test_recon"] - record.metrics["test_kl"], rel=1e-4, abs=1e-6
     )
     assert list(run.points("val/loss")) == [1, 2, 3, 4]
-    assert {"vae_beta4_seed1.safetensors", "vae_beta4_seed1_history.csv"} == run.files().keys()
+    assert {"vae_beta4_seed1.safetensors", "vae_beta4_seed1_history.csv", "evaluation.json"} == run.files().keys()
     assert record.has_data
     assert record.model_id
 
