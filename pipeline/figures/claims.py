@@ -1,5 +1,6 @@
 """The figure of the claims: what was estimated of each, against its threshold."""
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from textwrap import wrap
@@ -52,7 +53,11 @@ def claims_figure(entries: Mapping[str, Mapping[str, Any]], remarks: Iterable[st
         figure = Figure(figsize=(WIDTH, 1))
         ax, y = figure.add_axes((0, 0, 1, 1)), 0.2
         ax.text(0.1, y, "The tutorial's claims, tested: estimates with 95% intervals, each test on its own scale", weight="bold")
-        for line in (line for remark in remarks for line in wrap(remark, 118, break_on_hyphens=False)):
+        # A command stays on one line: its spaces are made those that do not break.
+        unbroken = (
+            re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), remark) for remark in remarks
+        )
+        for line in (line for remark in unbroken for line in wrap(remark, 118, break_on_hyphens=False)):
             y += 0.2
             ax.text(0.1, y, line, fontsize=8.5)
         y += 0.25

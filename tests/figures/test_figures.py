@@ -202,6 +202,10 @@ def test_claims_figure_names_each_claim_and_places_its_estimate():
     assert dots["D"][0] - axis == pytest.approx(-REACH / 8), "on the scale of its test"
     assert dots["D"][1] > dots["o"][1]
     assert png(figure, 40) == png(claims_figure(entries, ["Only one seed."]), 40)
+    command = "`dvc exp run -P`"
+    assert any(
+        command in line for line in texts(claims_figure(entries, [f"{'x ' * 55}{command}"])).replace("\xa0", " ").splitlines()
+    )
     assert Image.open(BytesIO(png(figure, 110))).width <= 900
 
 

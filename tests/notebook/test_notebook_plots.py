@@ -76,11 +76,10 @@ def test_grid_shows_the_latent_plane_with_the_second_axis_upwards(trained):
     figure = plot_latent_grid(trained["vae"], n_samples=7, latent_range=(-1, 2), device="cpu")
     ax = figure.axes[0]
     sheet = ax.images[0].get_array()
-    side = sheet.shape[0] // 7  # of a tile with its frame
-    assert sheet.shape == (7 * side, 7 * side)
-    inner = slice((side - 28) // 2, (side + 28) // 2)
+    frame = (sheet.shape[0] // 7 - 28) // 2
+    assert sheet.shape == (7 * (28 + 2 * frame), 7 * (28 + 2 * frame))
     top_left = trained["vae"].decode(torch.tensor([[-1.0, 2.0]])).reshape(28, 28)
-    np.testing.assert_allclose(sheet[inner, inner], top_left.numpy(force=True), atol=1e-6)
+    np.testing.assert_allclose(sheet[frame : frame + 28, frame : frame + 28], top_left.numpy(force=True), atol=1e-6)
     ticks = {tick: label.get_text() for tick, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
     assert (ticks[0.0], ticks[6.0]) == ("2", "\N{MINUS SIGN}1")
 
