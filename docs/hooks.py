@@ -21,10 +21,11 @@ FILES = (
     ".github/images/*",
     "benchmarks/*.png",
     "docs/site.css",
-    "explorer/explorer.html",
+    "explorer/*.html",
     "metrics/figures/*.png",
     "notebooks/*.ipynb",
 )
+EXPLORERS = ("explorer/betas.html", "explorer/explorer.html")  # the first has a slider for beta, and needs both pipelines
 NOT_API = {"__init__", "__main__", "cli"}
 EXPLORER = re.compile(r"!\[[^]]*\]\(\.github/images/explorer\.png\)")
 ELSEWHERE = re.compile(
@@ -99,9 +100,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Lead links to notebooks to their pages, and show the explorer itself on the first page where there is one."""
     if page.file.src_uri == "README.md":
         page.meta["hide"] = ["navigation", "toc"]
-        if files.get_file_from_path("explorer/explorer.html"):
-            frame = '<iframe class="explorer" src="explorer/explorer.html" title="Latent explorer" loading="lazy"></iframe>'
-            markdown = EXPLORER.sub(f"{frame}\n\n[The explorer on a page of its own](explorer/explorer.html)", markdown, count=1)
+        if place := next(filter(files.get_file_from_path, EXPLORERS), None):
+            frame = f'<iframe class="explorer" src="{place}" title="Latent explorer" loading="lazy"></iframe>'
+            markdown = EXPLORER.sub(f"{frame}\n\n[The explorer on a page of its own]({place})", markdown, count=1)
         else:
             LOG.info("explorer/explorer.html is not there, so the first page shows its picture; `dvc repro` makes it")
     return re.sub(r"\]\(((?!https?:)[^)\s]*)\.ipynb\)", r"](\1.md)", markdown)
