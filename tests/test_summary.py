@@ -63,6 +63,12 @@ def test_dvc_lists_the_summaries_alone() -> None:
     assert {path for name in STAGES for path in paths(name, "metrics")} == {"metrics/summary.json", "metrics/claims_summary.json"}
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_dvc_keeps_the_former_results_of_a_stage(name: str) -> None:
+    """It keeps none of a stage with a plain output outside its cache, so these are metrics or plots."""
+    assert not [out for out in STAGES[name].get("outs", []) if not isinstance(out, str)]
+
+
 def test_the_summary_is_the_last_stage_of_the_main_pipeline() -> None:
     """DVC runs a stage after those that make its dependencies, so all must lead to it but the one that only refuses params."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
