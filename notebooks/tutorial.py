@@ -37,7 +37,7 @@
 # Uma imagem de 28 × 28 pixels é um ponto em um espaço de 784 dimensões. Quase todos os pontos desse espaço são ruído. Os
 # dígitos manuscritos ocupam uma parte fina e curva dele. Um **espaço latente** é um mapa dessa parte: cada imagem recebe
 # poucas coordenadas, o seu **código**, e a partir delas uma rede desenha a imagem de novo. Aqui o mapa tem duas
-# coordenadas, portanto você pode olhar para ele.
+# coordenadas, por isso você pode vê-lo.
 #
 # Você vai treinar duas redes que aprendem um mapa assim:
 #
@@ -46,17 +46,17 @@
 #
 # ## Objetivos
 #
-# Depois deste notebook você sabe
+# Depois deste notebook, você saberá
 #
 # 1. explicar o que são encoder, decoder e código, e o que muda do AE para o VAE;
-# 2. escrever os dois termos da perda do VAE, e dizer que valores eles têm antes do treinamento;
+# 2. escrever os dois termos da perda do VAE e dizer que valores eles têm antes do treinamento;
 # 3. ler um plano latente, uma grade decodificada e amostras do prior;
-# 4. comparar os dois modelos por números que significam o mesmo para ambos;
-# 5. dizer o que o β faz, e quanto ele custa.
+# 4. comparar os dois modelos com números que têm o mesmo significado para ambos;
+# 5. dizer o que o β faz e quanto ele custa.
 #
-# Os modelos, o treinamento e as figuras são do pacote `pipeline`. A receita é a de `params.yaml`, portanto os números
-# são os de `dvc repro`. O notebook leva cerca de quatro minutos em dois núcleos. Com `QUICK=1` no ambiente ele leva meio
-# minuto, com dígitos pequenos que não precisam de download; nesse caso as imagens dizem pouco. O código, as figuras e as
+# Os modelos, o treinamento e as figuras são do pacote `pipeline`. A receita é a de `params.yaml`, por isso os números
+# são os de `dvc repro`. O notebook leva cerca de quatro minutos em dois núcleos. Com a variável de ambiente `QUICK=1`, ele leva
+# meio minuto, com dígitos pequenos que não precisam de download; nesse caso as imagens dizem pouco. O código, as figuras e as
 # tabelas estão em inglês.
 
 # %%
@@ -91,13 +91,13 @@ if "QUICK" in os.environ:
 # ## 1. The images
 #
 # `load_mnist` gives three loaders. The models learn from the training images, the validation images choose the best
-# epoch, and the test images measure the result: nothing is chosen by them. A pixel is an intensity from 0 (paper) to 1 (ink).
+# epoch, and the test images measure the result: no choice depends on them. A pixel is an intensity from 0 (paper) to 1 (ink).
 
 # %% [markdown] lang="pt"
 # ## 1. As imagens
 #
 # `load_mnist` devolve três loaders. Os modelos aprendem com as imagens de treino, as imagens de validação escolhem a
-# melhor época, e as imagens de teste medem o resultado: nada é escolhido por elas. Um pixel é uma intensidade de 0
+# melhor época, e as imagens de teste medem o resultado: nenhuma escolha depende delas. Um pixel é uma intensidade de 0
 # (papel) a 1 (tinta).
 
 # %%
@@ -132,8 +132,8 @@ for axis, image, label in zip(axes, images[:10], labels[:10], strict=True):
 #
 # The **variational autoencoder** starts with such a rule: draw $z$ from the **prior** $p(z) = N(0, I)$, then draw the
 # pixels from $p(x \mid z)$, which the decoder gives. The encoder no longer gives a point but a small cloud for each
-# image, the **posterior** $q(z \mid x) = N(\mu, \mathrm{diag}(\sigma^2))$. Training keeps all clouds together close to
-# the prior.
+# image, the **posterior** $q(z \mid x) = N(\mu, \mathrm{diag}(\sigma^2))$. Training keeps the clouds, all taken together, close
+# to the prior.
 
 # %% [markdown] lang="pt"
 # ## 2. Do autoencoder ao autoencoder variacional
@@ -152,9 +152,10 @@ for axis, image, label in zip(axes, images[:10], labels[:10], strict=True):
 # O **autoencoder** comprime uma imagem em dois números e a reconstrói. Nada lhe diz *onde* colocar os códigos. Por isso
 # você não sabe a partir de quais pontos do plano o decoder desenha dígitos, e não tem uma regra para desenhar dígitos novos.
 #
-# O **autoencoder variacional** começa com essa regra: sorteie $z$ do **prior** $p(z) = N(0, I)$, e depois sorteie os
-# pixels de $p(x \mid z)$, que o decoder calcula. O encoder já não dá um ponto, mas uma pequena nuvem para cada imagem, o
-# **posterior** $q(z \mid x) = N(\mu, \mathrm{diag}(\sigma^2))$. O treinamento mantém todas as nuvens juntas perto do prior.
+# O **autoencoder variacional** começa com essa regra: sorteie $z$ do **prior** (a distribuição a priori)
+# $p(z) = N(0, I)$, e depois sorteie os pixels de $p(x \mid z)$, que o decoder calcula. O encoder já não dá um ponto, mas uma
+# pequena nuvem para cada imagem, o **posterior** (a distribuição a posteriori) $q(z \mid x) = N(\mu, \mathrm{diag}(\sigma^2))$.
+# O treinamento mantém o conjunto das nuvens perto do prior.
 
 # %% [markdown] lang="en"
 # ## 3. The loss, before any training
@@ -164,7 +165,7 @@ for axis, image, label in zip(axes, images[:10], labels[:10], strict=True):
 #
 # $$-\log p(x \mid z) = -\sum_{i=1}^{784} x_i \log \hat x_i + (1 - x_i) \log (1 - \hat x_i).$$
 #
-# Its unit is the **nat**, a bit times ln 2. The autoencoder's loss is this term alone.
+# Its unit is the **nat**: 1 nat is 1 / ln 2 ≈ 1.44 bits. The autoencoder's loss is this term alone.
 #
 # **KL.** The VAE adds how far the cloud of an image is from the prior. For two normal distributions there is a formula:
 #
@@ -186,9 +187,10 @@ for axis, image, label in zip(axes, images[:10], labels[:10], strict=True):
 #
 # $$-\log p(x \mid z) = -\sum_{i=1}^{784} x_i \log \hat x_i + (1 - x_i) \log (1 - \hat x_i).$$
 #
-# A unidade é o **nat**, um bit vezes ln 2. A perda do autoencoder é só este termo.
+# A unidade é o **nat**: 1 nat é 1 / ln 2 ≈ 1,44 bit. A perda do autoencoder é só este termo.
 #
-# **KL.** O VAE soma a distância entre a nuvem de uma imagem e o prior. Para duas distribuições normais existe uma fórmula:
+# **KL.** O VAE soma um termo que mede quanto a nuvem de uma imagem se afasta do prior. Para duas distribuições normais existe
+# uma fórmula:
 #
 # $$\mathrm{KL} = \tfrac12 \sum_j \big(\mu_j^2 + \sigma_j^2 - 1 - \ln \sigma_j^2\big).$$
 #
@@ -222,21 +224,21 @@ pd.DataFrame(terms).T.astype(float).round(2)
 
 # %% [markdown] lang="en"
 # Untrained, the VAE draws gray, and its clouds hardly differ from the prior, so the KL term is almost 0. Training will
-# lower the reconstruction and *raise* the KL term: a code that says which digit it is must differ from the prior.
+# lower the reconstruction term and *raise* the KL term: a code that says which digit it is must differ from the prior.
 #
 # **The reparameterization trick.** The loss is computed with one draw of $z$ from the cloud. A draw has no derivative with
-# respect to $\mu$ and $\sigma$. With $\epsilon$ from $N(0, I)$ the same draw is $z = \mu + \sigma \odot \epsilon$, and that
-# has one. The next cell checks both statements for one cloud: the formula of the KL term against a mean over draws, and the
-# gradient of $\mathbb{E}[z^2] = \mu^2 + \sigma^2$, which must be $2\mu$ and $2\sigma$.
+# respect to $\mu$ and $\sigma$. Written as $z = \mu + \sigma \odot \epsilon$, with $\epsilon$ from $N(0, I)$, the same draw
+# has one. The next cell makes two checks for one cloud: the formula of the KL term against a mean over draws, and the gradient
+# of $\mathbb{E}[z^2] = \mu^2 + \sigma^2$, which must be $2\mu$ and $2\sigma$.
 
 # %% [markdown] lang="pt"
-# Sem treinamento o VAE desenha cinza, e as nuvens quase não diferem do prior; por isso o termo KL é quase 0. O
-# treinamento vai diminuir a reconstrução e *aumentar* o termo KL: um código que diz qual é o dígito precisa ser
+# Sem treinamento, o VAE desenha cinza, e as nuvens quase não diferem do prior; por isso o termo KL é quase 0. O
+# treinamento vai diminuir o termo de reconstrução e *aumentar* o termo KL: um código que diz qual é o dígito precisa ser
 # diferente do prior.
 #
 # **O truque da reparametrização.** A perda é calculada com um único sorteio de $z$ da nuvem. Um sorteio não tem derivada
-# em relação a $\mu$ e $\sigma$. Com $\epsilon$ de $N(0, I)$, o mesmo sorteio é $z = \mu + \sigma \odot \epsilon$, e este
-# tem derivada. A próxima célula confere as duas afirmações para uma nuvem: a fórmula do termo KL contra uma média sobre
+# em relação a $\mu$ e $\sigma$. Escrito como $z = \mu + \sigma \odot \epsilon$, com $\epsilon$ de $N(0, I)$, o mesmo
+# sorteio tem derivada. A próxima célula faz duas verificações para uma nuvem: a fórmula do termo KL contra uma média sobre
 # sorteios, e o gradiente de $\mathbb{E}[z^2] = \mu^2 + \sigma^2$, que deve ser $2\mu$ e $2\sigma$.
 
 # %%
@@ -255,15 +257,15 @@ print(f"gradient through the draws: {mu.grad:.3f} (2 mu = {2 * mu:.3f}), {sigma.
 # ## 4. Training
 #
 # Both models train by the recipe of `params.yaml` ([what it contains and why](../docs/recipe.md)). The weights of the
-# epoch with the lowest validation loss are kept. The weight of the VAE's KL term rises over the first epochs (`kl` first
-# falls, then settles).
+# epoch with the lowest validation loss are kept. The weight of the VAE's KL term rises over the first epochs
+# (`train_kl` and `val_kl` first fall, then settle).
 
 # %% [markdown] lang="pt"
 # ## 4. Treinamento
 #
 # Os dois modelos treinam com a receita de `params.yaml` ([o que ela contém e por quê](../docs/recipe.md), em inglês).
-# Ficam os pesos da época com a menor perda de validação. O peso do termo KL do VAE cresce nas primeiras épocas (`kl`
-# primeiro cai, depois se estabiliza).
+# Ficam os pesos da época com a menor perda de validação. O peso do termo KL do VAE cresce nas primeiras épocas
+# (`train_kl` e `val_kl` primeiro caem, depois se estabilizam).
 
 # %%
 ae_history = train_model(autoencoder, train_loader, val_loader, params=params, verbose=True)
@@ -292,7 +294,7 @@ plot_reconstructions(models, test_loader)
 # ## 5. Dois mapas das mesmas imagens
 #
 # Cada ponto é o código de uma de 1.000 imagens de teste; para o VAE é o centro da nuvem. Os círculos são um, dois e três
-# desvios padrão do prior. Olhe para os eixos: o autoencoder pode usar qualquer escala.
+# desvios padrão do prior. Observe os eixos: o autoencoder pode usar qualquer escala.
 
 # %%
 visualize_latent_space(models, test_loader)
@@ -350,7 +352,7 @@ plot_latent_grid(vae, n_samples=20, latent_range=(-3, 3))
 #
 # O VAE tem a sua regra: sorteie $z$ de $N(0, I)$ e decodifique. O autoencoder não tem nenhuma, e os seus códigos não
 # ficam onde está $N(0, I)$. Uma comparação mais justa ajusta uma distribuição normal aos códigos dele (à direita). Quais
-# amostras mais parecem dígitos?
+# amostras se parecem mais com dígitos?
 
 # %%
 torch.manual_seed(params.seed)
@@ -374,8 +376,8 @@ for axis, (name, samples) in zip(axes, drawn.items(), strict=True):
 #
 # ## 8. Interpolation
 #
-# Take the codes of two test images, walk on a straight line from one to the other, and decode on the way. Two numbers for a
-# walk of 32 points: the length of the path in pixels over the distance of its ends (1 is straight), and the
+# Take the codes of two test images, walk on a straight line from one to the other, and decode on the way. Two numbers describe a
+# walk of 32 points: the length of the path in pixels, divided by the distance between its ends (1 is straight), and the
 # longest of the 31 steps as a share of the path (1/31 ≈ 0.03 is even, near 1 is one sudden jump). The table has the medians
 # over 100 pairs.
 
@@ -385,9 +387,9 @@ for axis, (name, samples) in zip(axes, drawn.items(), strict=True):
 #
 # ## 8. Interpolação
 #
-# Tome os códigos de duas imagens de teste, ande em linha reta de um ao outro, e decodifique no caminho. Dois números para um
-# caminho de 32 pontos: o comprimento do caminho em pixels dividido pela distância entre as pontas (1 é reto), e o maior
-# dos 31 passos como parte do caminho (1/31 ≈ 0,03 é uniforme, perto de 1 é um salto). A tabela mostra as medianas de 100
+# Tome os códigos de duas imagens de teste, vá em linha reta de um ao outro e decodifique no caminho. Dois números descrevem
+# um caminho de 32 pontos: o comprimento do caminho em pixels dividido pela distância entre as pontas (1 é reto), e o maior
+# dos 31 passos como fração do caminho (1/31 ≈ 0,03 é uniforme, perto de 1 é um salto). A tabela mostra as medianas de 100
 # pares.
 
 # %%
@@ -416,7 +418,7 @@ pd.DataFrame({name: values.median(0).values for name, values in paths.items()}, 
 # ## 9. Comparação
 #
 # Os dois modelos em todas as imagens de teste, em nats por imagem. Compare os modelos só na primeira linha: ali ambos
-# decodificam o próprio código. Na segunda linha o VAE decodifica um sorteio da nuvem, e isso lhe custa algo que o
+# decodificam o próprio código. Na segunda linha, o VAE decodifica um sorteio da nuvem, e isso lhe custa algo que o
 # autoencoder nunca paga. Só o VAE tem as outras linhas; σ é o tamanho das nuvens. O negativo do ELBO é um limite
 # superior de $-\log p(x)$.
 
@@ -451,7 +453,7 @@ pd.DataFrame(columns).astype(float).round(2).astype(object).fillna("")
 # %% [markdown] lang="pt"
 # ## 10. O papel do β
 #
-# Um **β-VAE** dá um peso aos termos: reconstrução + β · KL. Com β = 1 a perda é o negativo do ELBO. Com um β maior um
+# Um **β-VAE** dá um peso aos termos: reconstrução + β · KL. Com β = 1, a perda é o negativo do ELBO. Com um β maior, um
 # código custa mais; as nuvens ficam mais largas e dizem menos sobre a imagem. Para comparar, olhe para os dois termos
 # *sem* o peso: a própria perda tem outro significado para cada β. Aqui está o mesmo VAE com β = 4.
 
@@ -468,8 +470,9 @@ pd.DataFrame({name: test_terms(model) for name, model in betas.items()}).astype(
 visualize_latent_space(betas, test_loader)
 
 # %% [markdown] lang="en"
-# The KL term falls and the reconstruction gets worse by more: with two dimensions a larger β does not pay. With many
-# dimensions it can: β then decides how many of them are used at all, and whether each stands for one property of the image.
+# The KL term falls and the reconstruction gets worse by more: with two dimensions a larger β costs more than it saves. With many
+# dimensions it can be worth it: β then decides how many of them are used at all, and whether each stands for one property of the
+# image.
 #
 # ## 11. Summary
 #
@@ -507,7 +510,7 @@ visualize_latent_space(betas, test_loader)
 #    `vae_loss`.
 # 6. Train the VAE on `load_mnist(name="fashion_mnist")`. Which classes share a region of the map?
 #
-# **The pipeline.** A notebook forgets what it ran, the pipeline does not. In the root of the repository:
+# **The pipeline.** A notebook keeps no record of what it ran; the pipeline does. In the root of the repository:
 #
 # ```
 # dvc repro                    # data, both models, evaluation, figures and the explorer of both planes
@@ -516,7 +519,7 @@ visualize_latent_space(betas, test_loader)
 # ```
 
 # %% [markdown] lang="pt"
-# O termo KL cai e a reconstrução piora mais do que isso: com duas dimensões um β maior não compensa. Com muitas
+# O termo KL cai e a reconstrução piora mais do que isso: com duas dimensões, um β maior não compensa. Com muitas
 # dimensões pode compensar: então o β decide quantas delas são usadas, e se cada uma representa uma propriedade da imagem.
 #
 # ## 11. Resumo
@@ -540,9 +543,9 @@ visualize_latent_space(betas, test_loader)
 # **β-VAE e desemaranhamento (disentanglement).** Um espaço latente é *desemaranhado* se cada coordenada muda uma
 # propriedade da imagem e nenhuma outra, como inclinação, largura ou espessura. Comece com mais dimensões, um β maior e
 # um peso do KL que cresce devagar: `AnnealedBetaVAE(latent_dim=10, max_beta=4.0)`. Mova uma coordenada de cada vez e
-# olhe (`plot_vae_results` faz isso). Para medir você precisa de imagens com propriedades conhecidas. Artigos: β-VAE
+# observe (`plot_vae_results` faz isso). Para medir você precisa de imagens com propriedades conhecidas. Artigos: β-VAE
 # (Higgins et al., 2017), *Understanding disentangling in β-VAE* (1804.03599), e *Challenging common assumptions*
-# (1811.12359), que mostra que isso não vem sozinho.
+# (1811.12359), que mostra que isso não surge sozinho.
 #
 # **Exercícios**
 #
@@ -553,9 +556,9 @@ visualize_latent_space(betas, test_loader)
 # 4. Ache um buraco: um ponto dentro do raio 2 em que um modelo não decodifica nenhum dígito que você reconheça. Há um
 #    código perto?
 # 5. Escreva a perda você mesmo com `binary_cross_entropy` e `torch.distributions.kl_divergence`, e confira com `vae_loss`.
-# 6. Treine o VAE com `load_mnist(name="fashion_mnist")`. Quais classes dividem uma região do mapa?
+# 6. Treine o VAE com `load_mnist(name="fashion_mnist")`. Quais classes compartilham uma região do mapa?
 #
-# **O pipeline.** Um notebook esquece o que executou, o pipeline não. Na raiz do repositório:
+# **O pipeline.** Um notebook não registra o que executou; o pipeline registra. Na raiz do repositório:
 #
 # ```
 # dvc repro                    # dados, os dois modelos, avaliação, figuras e o explorador dos dois planos

@@ -79,7 +79,7 @@ def _own_site_cache() -> None:
 def main(context: click.Context) -> None:
     """Work with the pipeline's results: compare runs and revisions, sweep beta, complete MLflow's runs.
 
-    It works in the root of the repository, wherever it is called there. `dvc repro` runs the pipeline itself.
+    It works in the root of the repository, also when it is called in a folder below. `dvc repro` runs the pipeline itself.
     """
     if (root := repository_root()) != Path.cwd():
         context.obj = Path.cwd()
@@ -200,7 +200,7 @@ def ui(port: int) -> None:
 def doctor(fix: bool) -> None:
     """Look for what is wrong with disk, settings, locks and versions.
 
-    Each line says what is to be done. The exit code is 1 when there is a problem.
+    Each line says what to do. The exit code is 1 when there is a problem.
     """
     from pipeline.maintenance.doctor import doctor as run_checks
 

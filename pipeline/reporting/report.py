@@ -20,7 +20,7 @@ COMMENT_LENGTH = 60_000  # characters; GitHub refuses a comment of more than 65,
 NUMBERS = {".csv", ".json", ".tsv"}
 MOST = 20  # rows of what is not the metrics
 FILES = [*MODELS, *(f"{model}_train" for model in MODELS), "classifier", "comparison", "data"]  # in the order of the report
-SE = "\n\nSE: the standard error of the change over the test images. Another seed or CPU adds to it, which is allowed."
+SE = "\n\nSE: the standard error of the change over the test images. The tolerances also allow for another seed or CPU."
 
 
 def param_changes(against: str) -> str:
