@@ -13,7 +13,7 @@ from pipeline.stats import bootstrap_means, frechet_distance, t_interval
 LEVEL = 0.95
 FRECHET_REPLICATES = 100
 ONE_SEED = "bootstrap, one seed"
-MIN_TEST_IMAGES = 1000  # fewer give verdicts that another choice of test images may turn
+MIN_TEST_IMAGES = 1000  # fewer give verdicts that another choice of test images may change
 
 Estimate = tuple[float, np.ndarray]  # with its bootstrap replicates [R]
 # Compares the first results (an autoencoder's, or a VAE's with a larger beta) with the second (a VAE's). It raises KeyError for
@@ -70,7 +70,7 @@ def samples(first: Results, second: Results, rng: np.random.Generator, *, sample
 SMOOTH = "A VAE's latent space is continuous and smooth"
 HOLES = "An autoencoder's latent space may have holes between clusters"
 GENERATES = "Forcing a Gaussian makes a VAE better at generating"
-TRADES = "Beta trades reconstruction for regularisation"
+TRADES = "Beta trades reconstruction for regularization"
 PAIRS, TEST, HULL, NEAR = "pairs of test images", "test images", "hull of the codes", "near the codes"
 MIXED, MIXTURES = "mixture of 10 for the AE, N(0, I) for the VAE", "mixture of 10 for both"
 PATHS = "path length over chord, AE - VAE"
@@ -84,7 +84,7 @@ KL = "KL, smaller - larger beta (nats)"
 SMOOTHER, STEADIER = ("AE is smoother", "VAE is smoother"), ("AE is more continuous", "VAE is more continuous")
 HAS, MORE = ("AE has no holes", "AE has holes"), ("VAE has more holes", "AE has more holes")
 BETTER = "AE generates better", "VAE generates better"
-COSTS, REGULARISES = ("reconstructs better", "reconstructs worse"), ("regularises less", "regularises more")
+COSTS, REGULARIZES = ("reconstructs better", "reconstructs worse"), ("regularizes less", "regularizes more")
 
 CLAIMS: dict[str, Claim] = {
     "smooth": Claim(SMOOTH, PATHS, PAIRS, *SMOOTHER, partial(paired, name="pair_tortuosity")),
@@ -97,7 +97,7 @@ CLAIMS: dict[str, Claim] = {
     "generates_from_fitted": Claim(GENERATES, FRECHET, MIXED, *BETTER, partial(samples, samplers=("gmm10", "prior"))),
     "generates_both_fitted": Claim(GENERATES, FRECHET, MIXTURES, *BETTER, partial(samples, samplers=("gmm10", "gmm10"))),
     "beta_costs_reconstruction": Claim(TRADES, RECON, TEST, *COSTS, partial(paired, name="image_recon"), between_betas=True),
-    "beta_regularises": Claim(TRADES, KL, TEST, *REGULARISES, partial(paired, name="image_kl", sign=-1.0), between_betas=True),
+    "beta_regularises": Claim(TRADES, KL, TEST, *REGULARIZES, partial(paired, name="image_kl", sign=-1.0), between_betas=True),
 }
 
 
@@ -177,7 +177,7 @@ def remarks(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
             "`dvc exp run -P -S claims.seeds=5` trains the models of five seeds and tests the claims over them."
         )
     if few := next((entry["note"] for entry in entries.values() if "low" in entry and "note" in entry), None):
-        found.append(f"Warning: {few}. Other test images may turn these verdicts; take them as an example, not as a result.")
+        found.append(f"Warning: {few}. Other test images may change these verdicts; take them as an example, not as a result.")
     return found
 
 

@@ -66,7 +66,7 @@ const MODES = {
   posterior: {
     label: "Posterior",
     help: "A VAE's encoder gives each image a small Gaussian of codes, the posterior; the ellipse is at two standard deviations. "
-      + "An autoencoder's gives one point. Below: codes drawn from the posterior of the nearest test image, decoded.",
+      + "The encoder of an autoencoder gives one point. Below: codes drawn from the posterior of the nearest test image, decoded.",
     action: "Draw again",
     follow(card) {
       const spread = card.spreadOf(card.near), mean = card.codes[card.near], draw = normal(state.seed);
@@ -86,7 +86,7 @@ const MODES = {
 
   walk: {
     label: "Walk",
-    help: "Click near a test image A, then near a B: the straight line between their codes is decoded step by step, in both planes.",
+    help: "Click near a test image A, then near a test image B: the straight line between their codes is decoded step by step, in both planes.",
     action: "Another pair",
     enter() {
       if (state.walk[0] < 0) this.act();
@@ -114,7 +114,7 @@ const MODES = {
       const end = (i, name) => ({ pixels: testImage(i), words: `test image ${name}, ${nearestImage(i)}`, real: true });
       card.path = state.walk[1] < 0 ? null : pathLength(card.model.decode, from, to);
       const { length, straight } = card.path ?? {};
-      const note = `Path length in pixel space: ${number(length ?? 0, 1)}, ${number(length / straight || 1, 1)} times the distance of its ends.`;
+      const note = `Path length in pixel space: ${number(length ?? 0, 1)}, ${number(length / straight || 1, 1)} times the distance between its ends.`;
       card.strip([end(a, "A"), ...tiles, end(b, "B")], STEPS + 2, card.path ? note : "Now click near a test image B.");
     },
     mark(card, draw) {

@@ -95,7 +95,7 @@ const tour = {
         + "and loses its details. Now move the pointer: every point of the plane is a code.",
         () => ({ image: pick(2) })],
       ["Where the autoencoder has holes",
-        "Training teaches an autoencoder the codes of its training images alone; nothing says what lies between them. Move across the plane "
+        "Training teaches an autoencoder only the codes of its training images; nothing says what lies between them. Move across the plane "
         + "and see the images between two clouds of codes. "
         + (this.hole() ? "Shaded places decode to images that a classifier does not recognize; the point is held in one." : ""),
         () => (this.hole() ? { holes: 1, link: "nothing", z: list(this.hole()) } : { tiles: 1, link: "nothing" })],
@@ -105,8 +105,8 @@ const tour = {
         + "images whose codes lie elsewhere never come up.",
         () => ({ mode: "prior" })],
       [`Walk between two ${page.classes === "digit" ? "digits" : "images"}`,
-        "The straight line from A to B, decoded. Look for steps that look like nothing in the data. A path length far above the distance "
-        + "of its ends says that the images wander on the way.",
+        "The straight line from A to B, decoded. Look for steps that resemble no real image. A path length far above the distance "
+        + "between its ends means that the images make a detour.",
         () => ({ mode: "walk", walk: [pick(0), pick(1, 2, 3)], image: pick(0) })],
       ["What beta does",
         "β weighs the KL term, which pulls each posterior towards N(0, I). A larger β makes the ellipses larger, so that "

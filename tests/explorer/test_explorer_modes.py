@@ -113,7 +113,7 @@ def test_walk_decodes_the_straight_line_between_two_clicked_images_in_both_plane
         straight = np.linalg.norm(fine[0] - fine[-1])
         assert page(f"cards[{card}].path.length") == pytest.approx(length, rel=1e-3)
         note = page.driver.find_elements(By.CSS_SELECTOR, ".note")[card].text
-        assert note == f"Path length in pixel space: {length:.1f}, {length / straight:.1f} times the distance of its ends."
+        assert note == f"Path length in pixel space: {length:.1f}, {length / straight:.1f} times the distance between its ends."
     before = page("state.walk")
     press(page, "#act")
     assert page("state.walk") != before
