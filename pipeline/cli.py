@@ -152,10 +152,13 @@ def report(against: str, out: Path, rules: Path | None) -> None:
 @click.option("--metrics", default="metrics", show_default=True, type=PATH, help="Folder of the metrics files.")
 def summary(metrics: Path) -> None:
     """Print the result of the last run, what to open and what to try, as `dvc repro` does at its end."""
-    from pipeline.storage import load_json
+    from pipeline.storage import load_json, refusing
     from pipeline.summary import closing_lines
 
-    click.echo("\n".join(closing_lines(load_json(metrics / "data.json"), load_json(metrics / "summary.json"))))
+    data, numbers = load_json(metrics / "data.json"), load_json(metrics / "summary.json")
+    with refusing(metrics, "metrics of a run"):
+        lines = closing_lines(data, numbers)
+    click.echo("\n".join(lines))
 
 
 @main.command()

@@ -59,6 +59,17 @@ def test_the_stage_writes_what_the_command_shows_again() -> None:
     assert result.stderr.startswith("error: metrics/summary.json: cannot be read")
 
 
+@pytest.mark.parametrize(("name", "content"), [("data", {"name": "mnist"}), ("summary", {"vae/elbo": "low"})])
+@pytest.mark.usefixtures("workspace")
+def test_a_summary_of_other_files_is_one_line(name: str, content: dict[str, str]) -> None:
+    Path("metrics").mkdir()
+    for file, values in ({"data": DATA, "summary": {}} | {name: content}).items():
+        Path(f"metrics/{file}.json").write_text(json.dumps(values))
+    result = CliRunner().invoke(latent, ["summary"])
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: metrics: not metrics of a run of this version")
+
+
 def test_dvc_lists_the_summaries_alone() -> None:
     assert {path for name in STAGES for path in paths(name, "metrics")} == {"metrics/summary.json", "metrics/claims_summary.json"}
 

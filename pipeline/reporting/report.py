@@ -17,6 +17,7 @@ from pipeline.storage import md5, write
 from pipeline.summary import HEADLINE, MODELS
 
 COMMENT_LENGTH = 60_000  # characters; GitHub refuses a comment of more than 65,536
+TOO_MANY = "More numbers changed than fit into a comment."
 NUMBERS = {".csv", ".json", ".tsv"}
 MOST = 20  # rows of what is not the metrics
 FILES = [*MODELS, *(f"{model}_train" for model in MODELS), "classifier", "comparison", "data"]  # in the order of the report
@@ -125,8 +126,10 @@ def write_report(against: str, out: Path, rules: Path | None) -> None:
     parts = [f"### Compared with {markdown(against)}", said, param_changes(against), headline, claim_changes(sides, against)]
     parts += ["<!-- pictures -->"]
     for block in details(sides, against):
-        is_short = len("\n\n".join([*parts, block])) < COMMENT_LENGTH
-        parts += [block] if is_short else ["More numbers changed than fit into a comment."]
+        if len("\n\n".join([*parts, block])) < COMMENT_LENGTH:
+            parts.append(block)
+        elif TOO_MANY not in parts:
+            parts.append(TOO_MANY)
     tables = "\n\n".join(parts)
     shown = "\n\n".join(pictures(against, out)) or "No plot or figure changed."
     write(out / "comment.md", f"{tables}\n")

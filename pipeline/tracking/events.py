@@ -74,7 +74,7 @@ def describe(run: Run) -> None:
 
     def write() -> None:
         record = run.record()
-        if record and {"model.name", "seed"} <= record.params.keys():
+        if record and {"model.name", "seed"} <= record.params.keys() and "dataset" in record.tags:  # which a user may delete
             run.set_tags({NOTE: describe_run(record)})
 
     run.when_quick("description", write)
@@ -114,12 +114,12 @@ def promote_champion(run: Run, dataset: str) -> None:
         version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]
         card = describe_version(winner, name, CHAMPION)
         if version.description != card:
-            client.update_model_version(name, version.version, card)
             tags = {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")}
             tags |= {elbo: f"{winner.metrics[elbo]:.6g}", "model": winner.params.get("model.name", "")}
             for key, value in tags.items():
                 client.set_model_version_tag(name, version.version, key, value)
             logged_model.log_numbers(client, winner.id, winner.model_id)
+            client.update_model_version(name, version.version, card)  # last: where it is, a killed process has left nothing out
         if alias != version.version:
             client.set_registered_model_alias(name, CHAMPION, version.version)
 

@@ -207,7 +207,8 @@ def complete_experiment() -> None:
     """
     with connected() as (client, number):
         held = client.get_experiment(number).tags
-        if not VIEWS.keys() & held.keys():  # else who uses it may have deleted some
+        # Who uses it may have deleted some views. The description is written last, so without it a killed process left some out.
+        if NOTE not in held or not VIEWS.keys() & held.keys():
             for key, value in (_KIND | VIEWS | {NOTE: describe_experiment(number)}).items():
                 if key not in held:
                     client.set_experiment_tag(number, key, value)

@@ -9,7 +9,7 @@ from socket import socket
 
 import click
 
-from pipeline.errors import BusyError, PipelineError
+from pipeline.errors import BusyError, PipelineError, redact
 from pipeline.tracking import store
 from pipeline.tracking.pages import links
 from pipeline.tracking.sync import sync
@@ -46,7 +46,7 @@ def serve(port: int) -> int:
     except PipelineError as error:  # what is there is shown
         click.echo(f"note: some runs may be missing: {error}", err=True)
     if uri.startswith("http"):
-        _show(uri)
+        _show(redact(uri).rstrip("/"))  # a browser asks for the password
         return 0
     # The address may have a password, so it is no argument, which all users of the machine see.
     own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

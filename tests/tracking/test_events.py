@@ -83,6 +83,23 @@ def test_registered_model_has_a_card_and_its_number(weights: Path) -> None:
     assert shown.items() >= {"epochs": 4.0, "test_elbo": -35.0}.items()
 
 
+def test_a_champion_whose_process_was_killed_gets_what_it_lacks(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: str) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_model_version_tag", killed)
+        with pytest.raises(SystemExit):
+            evaluated(-35.0, "full", weights)
+    ((record, run),) = store.records()
+    events.promote_champion(run, "blobs")
+    client = MlflowClient(store.store_uri())
+    version = client.get_model_version_by_alias("latent-spaces-blobs", "champion")
+    assert version.run_id == record.id
+    assert (version.tags.get("test_elbo"), version.tags.get("model")) == ("-35", "vae")
+    assert "VAE of blobs" in str(version.description)
+
+
 def test_run_without_a_model_is_no_champion() -> None:
     evaluated(-30.0, "full", None)
     assert not MlflowClient(store.store_uri()).search_registered_models()

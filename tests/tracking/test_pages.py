@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -118,3 +119,34 @@ def test_an_experiment_of_an_earlier_version_gets_its_pages_once() -> None:
     client.delete_experiment_tag(experiment, f"{VIEW}curves")
     store.complete_experiment()
     assert f"{VIEW}curves" not in client.get_experiment(experiment).tags, "a view that its user has deleted"
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.usefixtures("store")
+def test_an_experiment_whose_pages_a_process_was_killed_over_gets_all(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(store.store_uri())
+    experiment = client.create_experiment("latent-spaces")
+    set_tag, calls = MlflowClient.set_experiment_tag, []
+
+    def killed(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) > number:
+            raise SystemExit
+        set_tag(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_experiment_tag", killed)
+        with pytest.raises(SystemExit):
+            store.complete_experiment()
+    store.complete_experiment()
+    assert client.get_experiment(experiment).tags.keys() >= {NOTE, *VIEWS}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_whose_user_has_deleted_its_data_set_goes_on_without_a_description(params: Params) -> None:
+    with store.start("run", {}) as run:
+        run.log_params(settings("vae", params))
+        events.describe(run)
+        assert run.alive
+    ((found, _),) = store.records()
+    assert NOTE not in found.tags

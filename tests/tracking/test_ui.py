@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from urllib.error import HTTPError
@@ -20,7 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from pipeline.data import Dataset, save_dataset
 from pipeline.params import Params, load_params
 from pipeline.storage import load_json, md5
-from pipeline.tracking import events, store
+from pipeline.tracking import events, store, ui
 from pipeline.tracking import run as tracking_run
 from tests.conftest import ROOT, blobs
 from tests.explorer.browser import browser, missing
@@ -124,6 +125,15 @@ def test_the_curves_of_a_run_are_above_its_numbers(chrome: Chrome, links: dict[s
 def test_the_links_to_curves_and_pictures_show_them(chrome: Chrome, links: dict[str, str]) -> None:
     opened(chrome, links["Curves"], "Curves, nats per image", "val/recon vs train/recon")
     opened(chrome, links["Pictures"], "Pictures by epoch", "samples")
+
+
+def test_the_links_to_a_server_have_no_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/")
+    monkeypatch.setattr(ui, "sync", lambda: (0, 0))
+    monkeypatch.setattr(store, "connected", lambda: nullcontext((None, "7")))
+    assert ui.serve(5000) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[2].startswith("https://host/#/experiments/7/") for line in printed] == [True] * 3
 
 
 def test_the_server_is_of_this_machine_alone_and_checks_the_host(links: dict[str, str]) -> None:
