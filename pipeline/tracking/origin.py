@@ -20,6 +20,8 @@ def git(*arguments: str) -> bytes:
         done = subprocess.run(["git", *arguments], capture_output=True)
     except FileNotFoundError:
         raise ParamsError("git is not installed") from None
+    except OSError as error:  # also where it is not installed and a folder of PATH may not be read
+        raise ParamsError(f"git cannot be run ({error.strerror})") from None
     if done.returncode:
         raise ParamsError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout

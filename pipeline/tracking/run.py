@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -228,10 +229,15 @@ class Run:
 
     def log_text(self, name: str, content: str) -> None:
         """Log a text as an artifact of this name."""
-        if self._files.get(name) != len(content.encode()):
+        if self._files.get(name) != len(content.encode()) or self._text(name) != content:  # one digit may have changed
             self.added["files"] += 1
             send = partial(self.attempt, lambda client, run: client.log_text(run, content, name), num_requests=3)
             self.when_quick("files", send)
+
+    def _text(self, name: str) -> str | None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = self.fetch(name, Path(folder))
+            return found.read_text("utf-8", "replace") if found else None
 
     def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
         """Log the training data, images of this shape, as an input with its md5 of dvc.lock as the digest."""

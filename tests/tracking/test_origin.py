@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import store
+from pipeline.errors import ParamsError
+from pipeline.tracking import origin, store
 from pipeline.tracking.origin import COMMIT, origin_tags
 from tests.tracking.repository import git, write
 
@@ -41,6 +42,15 @@ def test_what_cannot_be_told_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("getpass.getuser", nameless)
     assert origin_tags().keys() == {"host", "mlflow.source.type", "mlflow.source.name"}
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_git_that_cannot_be_run_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("bin/git", "")  # not executable
+    monkeypatch.setenv("PATH", "bin")
+    assert COMMIT not in origin_tags()
+    with pytest.raises(ParamsError, match=r"^git cannot be run \(Permission denied\)$"):
+        origin.git("status")
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own use of SQLAlchemy

@@ -161,6 +161,17 @@ def test_continued_run_is_the_same_run() -> None:
     assert len(MlflowClient(store.store_uri()).get_metric_history(first.id, "val/loss")) == 2
 
 
+@pytest.mark.usefixtures("store")
+def test_a_text_of_the_same_length_replaces_the_old_one_and_an_equal_one_adds_nothing() -> None:
+    for text in ("0.8385", "0.8386", "0.8386"):
+        with store.start("run", {}, only()[0].id if store.records() else None) as run:
+            run.log_text("evaluation.json", text)
+        found = run.fetch("evaluation.json", Path("copy"))
+        assert found
+        assert found.read_text() == text
+    assert "files" not in run.added
+
+
 class Server(ThreadingHTTPServer):
     """A server that never answers, and counts."""
 
