@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import main as latent
 from pipeline.summary import HEADLINE, MODELS, closing_lines, headline
+from pipeline.tracking.values import HEADLINE as MLFLOW
 from stages.summary import main as stage
 from tests.conftest import ROOT
 from tests.stages.test_reruns import STAGES, paths
@@ -68,6 +69,12 @@ def test_a_summary_of_other_files_is_one_line(name: str, content: dict[str, str]
     result = CliRunner().invoke(latent, ["summary"])
     assert result.exit_code == 3
     assert result.stderr.startswith("error: metrics: not metrics of a run of this version")
+
+
+def test_the_headline_numbers_of_dvc_and_of_mlflow_are_metrics_that_a_run_has() -> None:
+    """Both leave out what was not measured, so a metric with a new key would vanish from them in silence."""
+    measured = set().union(*(json.loads((ROOT / f"metrics/{file}.json").read_text()) for file in ("vae", "vae_train")))
+    assert set(HEADLINE.values()) <= MLFLOW.keys() <= measured
 
 
 def test_dvc_lists_the_summaries_alone() -> None:
