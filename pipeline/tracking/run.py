@@ -34,6 +34,7 @@ EXPERIMENT = "latent-spaces"
 MODEL_MD5 = "model.md5"
 STAGE = "dvc.stage"
 NOTE = "mlflow.note.content"
+_OF_FILES = (NOTE, "claims", "evaluate.profile")  # tags that say what DVC's files say, and so change with them
 SYNC = "`latent sync`"
 
 SLOW = 1.0  # seconds above which a request counts as slow
@@ -89,8 +90,8 @@ class Run:
 
     After a slow call a training's run pauses: points are queued for one batch, and what can wait is sent at the end. Others, with
     ``pauses`` off, go on. What can wait may take :data:`_PATIENCE` seconds; a note names what is left out.
-    A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, without warnings, keeps tags and end, and
-    counts what it ``added``. ``id`` is None where there is no run.
+    A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, without warnings, keeps its end and tags but
+    :data:`_OF_FILES`, and counts what it ``added``. ``id`` is None where there is no run.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Run:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, as strings."""
         held = self._held.tags if self._held and self._complete else {}
-        rows = {key: str(value) for key, value in tags.items() if key not in held or (key == NOTE and held[key] != value)}
+        rows = {key: str(value) for key, value in tags.items() if key not in held or (key in _OF_FILES and held[key] != value)}
         if rows:
             self.added["tags"] += len(rows)
             self.attempt(lambda client, run: client.log_batch(run, tags=_entities("RunTag", rows.items())))

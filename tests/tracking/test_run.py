@@ -162,6 +162,19 @@ def test_continued_run_is_the_same_run() -> None:
 
 
 @pytest.mark.usefixtures("store")
+def test_a_completed_run_keeps_its_tags_but_for_those_that_follow_from_files() -> None:
+    with store.start("run", {"role": "main", "evaluate.profile": "fast", "claims": "2 holds"}):
+        pass
+    client = MlflowClient(store.store_uri())
+    for count in (2, 0):
+        run = Run(client, client.get_run(only()[0].id).info, complete=True)
+        run.set_tags({"role": "sweep", "evaluate.profile": "full", "claims": "1 holds, 1 fails"})
+        assert run.added["tags"] == count
+    expected = {"role": "main", "evaluate.profile": "full", "claims": "1 holds, 1 fails"}
+    assert expected.items() <= only()[0].tags.items()
+
+
+@pytest.mark.usefixtures("store")
 def test_a_text_of_the_same_length_replaces_the_old_one_and_an_equal_one_adds_nothing() -> None:
     for text in ("0.8385", "0.8386", "0.8386"):
         with store.start("run", {}, only()[0].id if store.records() else None) as run:
