@@ -16,8 +16,8 @@ from stages import run, stage
 @stage(__doc__, "data", out="explorer/explorer.html")
 @click.option("--results", default="results", show_default=True, type=Path, help="Folder of results.")
 @click.option("--models", default="models", show_default=True, type=Path, help="Folder of weights.")
-@click.option("--sweep", type=Path, help="Folder of VAE weights with other betas (`latent sweep`): adds a beta slider.")
-def main(results: Path, models: Path, sweep: Path | None, data: Path, out: Path) -> None:
+@click.option("--sweep", type=Path, multiple=True, help="Folder of VAEs with other betas: adds a beta slider; repeatable.")
+def main(results: Path, models: Path, sweep: tuple[Path, ...], data: Path, out: Path) -> None:
     from pipeline.explorer.loading import NotExplorable, add_sweep, load_explored
     from pipeline.explorer.page import explorer
     from pipeline.storage import write

@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
 
+import os
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ from stages import run, stage
 def main(metrics: Path, out: Path) -> None:
     numbers = headline({model: load_json(metrics / f"{model}.json") for model in MODELS})
     save_json(out, numbers)
-    click.echo("\n".join(closing_lines(load_json(metrics / "data.json"), numbers)))
+    if "MAKELEVEL" not in os.environ:  # `make` prints them at its own end, also where this stage had nothing to do
+        click.echo("\n".join(closing_lines(load_json(metrics / "data.json"), numbers)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ AXES = {
     "reconstructions": "f K C H W",
     "prior_samples": "f * C H W",
     "manifold*": "f * * C H W",
-    "traversals": "f d * C H W",
+    "traversals": "f * * C H W",
     "interpolations": "f R * C H W",
     "interpolation_ends": "f R 2 C H W",
     "image_predicted_class": "i N",
@@ -55,7 +55,7 @@ class Results:
     - ``inputs``, ``reconstructions`` [K, C, H, W]: some test images of each class, and their reconstructions;
       ``prior_samples`` [16, C, H, W]: decoded samples from N(0, I), at the same latent points for every model.
     - ``manifold``, ``manifold_quantiles`` [M, M, C, H, W] (d = 2): the decoded plane over [-3, 3]^2, and at quantiles of the
-      standard normal; the second axis goes upwards. ``traversals`` [d, S, C, H, W] (d > 2): one axis from -3 to 3.
+      standard normal; the second axis goes upwards. ``traversals`` [min(d, 32), S, C, H, W] (d > 2): one axis from -3 to 3.
     - ``interpolations`` [R, S, C, H, W]: decoded straight lines between the codes of pairs of test images, which are
       ``interpolation_ends`` [R, 2, C, H, W].
     - ``image_*`` [N]: the columns of the table of test images, for example ``image_recon``.

@@ -25,7 +25,8 @@ class Card extends Plane {
     this.frame = [0, 1].map((i) => [0, 1].map((side) => Math[side ? "max" : "min"](...models.map((m) => m.frame[i][side]))));
     this.view = this.frame;
     beta.hidden = models.length === 1;
-    Object.assign(slider, { max: models.length - 1, value: this.models.indexOf(first) });
+    this.start = this.models.indexOf(first);
+    Object.assign(slider, { max: models.length - 1, value: this.start });
     slider.addEventListener("input", () => (this.select(+slider.value), changed()));
     $("main").append(section);
     this.select(+slider.value);

@@ -118,8 +118,8 @@ def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Ex
     return explored, images
 
 
-def add_sweep(explored: dict[str, Explored], sweep: Path, images: np.ndarray) -> list[list[Explored]]:
-    """Return each model with those of other betas in and below the folder ``sweep``, with their codes of the test ``images``.
+def add_sweep(explored: dict[str, Explored], folders: Sequence[Path], images: np.ndarray) -> list[list[Explored]]:
+    """Return each model with those of other betas in and below some folders, with their codes of the test ``images``.
 
     Raises IntegrityError for models of another data set.
     """
@@ -128,7 +128,7 @@ def add_sweep(explored: dict[str, Explored], sweep: Path, images: np.ndarray) ->
     from pipeline.models.weights import load_weights
 
     cards = {name: {one.results.beta: one} for name, one in explored.items()}
-    for path in sorted(sweep.rglob("*.safetensors")):
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.safetensors"))):
         try:
             trained = load_weights(path)
         except IntegrityError as error:  # DVC does not know a sweep's files

@@ -48,10 +48,12 @@ function visit(address) {
   });
   tour.at = whole(hash.get("tour"), tour.stops().length + 1, 0) - 1;
   cards.forEach((card, i) => {
-    const view = numbers(`view${i}`), beta = card.models.findIndex((model) => model.beta === numbers(`beta${i}`)[0]);
-    const valid = view.length === 4 && view.every(Number.isFinite) && view[0] < view[1] && view[2] < view[3];
+    const view = numbers(`view${i}`), named = hash.has(`beta${i}`), beta = numbers(`beta${i}`)[0];
+    const wide = (k) => view[2 * k + 1] - view[2 * k] > 1e-3 * (card.frame[k][1] - card.frame[k][0]);
+    const valid = view.length === 4 && view.every(Number.isFinite) && wide(0) && wide(1);
     card.view = valid ? [view.slice(0, 2), view.slice(2)] : card.frame;
-    if (beta >= 0 && card.models.length > 1) card.select(beta);
+    const index = named ? card.models.findIndex((model) => model.beta === beta) : -1;
+    if (card.models.length > 1) card.select(index < 0 ? card.start : index);
     card.held = false;
     card.tile();
     card.place(point(`z${i}`, card) ?? Array.from(card.codes[image]));

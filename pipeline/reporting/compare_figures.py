@@ -85,7 +85,7 @@ def curves(compared: Comparison) -> Figure | None:
     if not titles:
         return None
     figure, seeds = new_figure(3), list(compared.table["seed"].unique())
-    kinds = {name: name.replace(f" seed={seed}", "") for name, seed, _ in runs}
+    kinds = {name: name.replace(f" seed={seed:.0f}", "") for name, seed, _ in runs}
     colors, axes = series_colors(kinds.values()), epoch_axes(figure, list(titles.values()), "nats per validation image")
     for ax, term in zip(axes, titles, strict=True):
         for name, seed, _ in runs:
