@@ -74,3 +74,9 @@ def test_labels_of_results_are_those_of_a_data_set(label: int, allowed: bool, tm
 def test_results_and_ledger_do_not_load_torch():
     script = "import sys, pipeline.evaluation.results, pipeline.claims.ledger; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).strip() == "False"
+
+
+def test_results_of_more_dimensions_than_are_traversed_can_be_read(tmp_path: Path):
+    arrays = {"codes": np.zeros((5, 64), np.float32), "traversals": np.zeros((32, 3, 1, 4, 4), np.float32)}
+    save_results(tmp_path / "a.safetensors", Results("digits", "vae", 1.0, 1, [], "0" * 32, arrays))
+    assert load_results(tmp_path / "a.safetensors")["traversals"].shape == (32, 3, 1, 4, 4)
