@@ -69,6 +69,8 @@ def run() -> NotebookNode:
     notebook = source("en")
     resources = {"metadata": {"path": str(HERE)}}
     NotebookClient(notebook, timeout=3600, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
+    for cell in code(notebook):  # without progress and warnings, which name places of this machine
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     for output in (output for cell in code(notebook) for output in cell.outputs):
         if "image/png" in output.get("data", {}):
             output.update(data={"image/png": smaller(output["data"]["image/png"])}, metadata={})

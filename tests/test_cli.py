@@ -61,13 +61,13 @@ def test_completion_knows_the_commands() -> None:
     result = CliRunner().invoke(
         main, env={"_LATENT_COMPLETE": "bash_complete", "COMP_WORDS": "latent s", "COMP_CWORD": "1"}, prog_name="latent"
     )
-    assert result.stdout.split() == ["plain,sweep", "plain,sync"]
+    assert result.stdout.split() == ["plain,summary", "plain,sweep", "plain,sync"]
 
 
 def test_help_names_every_command_and_the_completion() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert set(main.commands) == {"compare", "doctor", "gate", "report", "sweep", "sync", "ui", "verify"}
+    assert set(main.commands) == {"compare", "doctor", "gate", "report", "summary", "sweep", "sync", "ui", "verify"}
     assert all(f"\n  {name} " in result.stdout for name in main.commands)
     assert '\n    eval "$(_LATENT_COMPLETE=bash_source latent)"\n' in result.stdout
     assert call().stdout == result.stdout

@@ -182,7 +182,8 @@ def package(tmp_path: Path) -> Path:
 
 
 def validate(package: Path, **options: Any) -> tuple[int, str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    hidden = ("PYTHONDONTWRITEBYTECODE", "COVERAGE_")  # the data of coverage cannot be written to a full disk, either
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     command = [sys.executable, "-m", "stages.validate"]
     done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, **options)
     return done.returncode, done.stderr

@@ -77,9 +77,12 @@ class Stage:
 
     @property
     def weights(self) -> str:
-        """The path of the weights, those of the model that the command names, empty if there are none."""
-        named = (path for path in self.outs if path.endswith(".safetensors") and PurePosixPath(path).stem in self.words)
-        return next(named, self.out(".safetensors"))
+        """The path of the weights, those of the model that the command names, empty if there are none.
+
+        A replay has the same name, in a folder below that of the weights.
+        """
+        files = sorted((path for path in self.outs if path.endswith(".safetensors")), key=lambda path: path.count("/"))
+        return next((path for path in files if PurePosixPath(path).stem in self.words), (files or [""])[0])
 
     @property
     def data(self) -> tuple[str, str] | None:

@@ -5,13 +5,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline.data import load_dataset
 from pipeline.params import Params
-from pipeline.storage import md5, save_json, save_metrics
+from pipeline.storage import md5, save_arrays, save_json, save_metrics
 from pipeline.tracking import events, store
 from pipeline.tracking.pages import role
 from tests.tracking.fake_training import train
@@ -111,7 +112,8 @@ class Repository:
         self.run(f"train_{name}", name, self.params, Path("models"), Path("metrics"), role(), **environment)
         params = ["seed", "data.val_size", "train", name] + (["beta"] if name == "vae" else [])
         in_git = [f"metrics/{name}_history.csv", f"metrics/{name}_train.json"]
-        self.add(f"train_{name}", f"train {name}", [DATA], [f"models/{name}.safetensors"], in_git, params)
+        save_arrays(replay := Path(f"models/replay/{name}.safetensors"), {"codes": np.zeros((5, 2), np.float32)}, {})
+        self.add(f"train_{name}", f"train {name}", [DATA], [f"models/{name}.safetensors", replay], in_git, params)
         self.lock()
 
     def evaluate(self) -> None:
