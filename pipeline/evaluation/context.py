@@ -1,6 +1,6 @@
 """The input of every metric: a trained model, the images it is measured on, and how much to compute."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -48,12 +48,16 @@ class MetricResult(NamedTuple):
     arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 (as above); arrays of `Results`
 
 
+def chosen(count: int, size: int, purpose: str) -> np.ndarray:
+    """Return a random choice of ``size`` of ``count`` indices, sorted, or all if there are no more; ``purpose`` alone decides."""
+    if count <= size:
+        return np.arange(count)
+    return np.sort(torch.randperm(count, generator=generator("choose", purpose)).numpy()[:size])
+
+
 def choose(images: Images, size: int, purpose: str) -> Images:
-    """Return a random choice of ``size`` images in their order, or all if there are no more; it depends on ``purpose`` alone."""
-    if len(images) <= size:
-        return images
-    order = torch.randperm(len(images), generator=generator("choose", purpose)).numpy()
-    return images.take(np.sort(order[:size]))
+    """Return the images of :func:`chosen`."""
+    return images if len(images) <= size else images.take(chosen(len(images), size, purpose))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +73,12 @@ class EvalContext:
     budget: Budget = PROFILES["full"]
     classifier: Classifier | None = None  # without one, the metrics that need it are left out
     manifold_size: int = 20  # images along each side of the decoded plane in the figures
+    test_indices: np.ndarray = field(init=False)  # [N], where the test images of this evaluation stand in the data set
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "test", choose(self.test, self.budget.test_images, "test"))
+        indices = chosen(len(self.test), self.budget.test_images, "test")
+        object.__setattr__(self, "test_indices", indices)
+        object.__setattr__(self, "test", self.test.take(indices))
 
     @property
     def device(self) -> torch.device:

@@ -44,6 +44,7 @@ def plot_data(context: EvalContext) -> MetricResult:
     arrays = {
         "codes": codes,
         "spread": context.spread,
+        "test_indices": context.test_indices.astype(np.int32),
         "inputs": test.intensities[indices],
         "reconstructions": context.decode(codes[indices]),
         "prior_samples": context.decode(context.noise(NUM_SAMPLES, dim, purpose="samples")),

@@ -16,6 +16,7 @@ AXES = {
     "codes": "f N d",
     "spread": "f N d",
     "labels": "i N",
+    "test_indices": "i N",
     "inputs": "f K C H W",
     "reconstructions": "f K C H W",
     "prior_samples": "f * C H W",
@@ -51,7 +52,7 @@ class Results:
     Images are intensities in [0, 1]; d is the latent dimension, N the number of test images.
 
     - ``codes``, ``spread`` [N, d]: posterior means of the test images, and their standard deviations (zeros for a point);
-      ``labels`` [N]: their classes.
+      ``labels`` [N]: their classes; ``test_indices`` [N]: where they stand in the data set.
     - ``inputs``, ``reconstructions`` [K, C, H, W]: some test images of each class, and their reconstructions;
       ``prior_samples`` [16, C, H, W]: decoded samples from N(0, I), at the same latent points for every model.
     - ``manifold``, ``manifold_quantiles`` [M, M, C, H, W] (d = 2): the decoded plane over [-3, 3]^2, and at quantiles of the

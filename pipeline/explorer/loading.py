@@ -75,9 +75,10 @@ def encoder_layers(weights: Path, images: np.ndarray, codes: np.ndarray) -> Laye
 
 def _test_images(dataset: Dataset, results: Results, path: Path) -> Images:
     """Return the test images of the results' codes. Raises IntegrityError for another data set."""
-    test = dataset.test.take(slice(len(results["codes"])))
+    indices = results.arrays.get("test_indices", np.arange(len(results["codes"])))
+    test = dataset.test.take(indices[(indices >= 0) & (indices < len(dataset.test))])
     same = np.array_equal([] if test.labels is None else test.labels, results.arrays.get("labels", []))
-    if dataset.name != results.dataset or len(test) != len(results["codes"]) or not same:
+    if dataset.name != results.dataset or len(test) != len(indices) or not same:
         raise IntegrityError(f"{path}: another data set than the results'; run `dvc repro` to evaluate on this one")
     return test
 
