@@ -17,6 +17,13 @@ def test_same_test_images_are_chosen_for_every_seed(train):
     assert np.array_equal(*chosen)
 
 
+def test_indices_say_which_test_images_were_chosen(train):
+    for count in (20, len(train)):
+        context = EvalContext(new_model("vae"), train, train, budget=replace(SMALL, test_images=count))
+        assert len(context.test_indices) == count
+        assert np.array_equal(context.test.pixels, train.pixels[context.test_indices])
+
+
 def test_posterior_of_an_autoencoder_is_a_point(contexts):
     assert not contexts["ae"].spread.any()
     assert np.array_equal(contexts["ae"].reference_samples, contexts["ae"].reference_codes)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from pipeline.data import Dataset, Images, save_dataset
 from pipeline.errors import IntegrityError, ParamsError
-from pipeline.evaluation.results import Results, save_results
+from pipeline.evaluation.results import Results, load_results, save_results
 from pipeline.explorer import page
-from pipeline.explorer.loading import NotExplorable, encoder_layers, layers
+from pipeline.explorer.loading import NotExplorable, encoder_layers, layers, load_explored
 from pipeline.explorer.page import MAX_BYTES, explorer, extent
 from pipeline.figures.latent import plane
 from pipeline.models import MODELS
@@ -252,3 +252,15 @@ def test_a_decoder_that_is_no_perceptron_gives_a_page_with_a_note(tmp_path: Path
     assert done.exit_code == 0, done.output
     assert "ConvTranspose2d" in done.output
     assert "No explorer" in Path("explorer/explorer.html").read_text()
+
+
+def test_results_of_some_test_images_are_shown_beside_these(tmp_path, runs):
+    workspace(tmp_path, 2)
+    indices = np.arange(1, len(LABELS), 2)
+    for path in (tmp_path / "results").glob("*.safetensors"):
+        whole = load_results(path)
+        some = {name: whole[name][indices] for name in ("codes", "spread", "labels")}
+        save_results(path, replace(whole, arrays=whole.arrays | some | {"test_indices": indices}))
+    _, shown = load_explored(tmp_path / "results", tmp_path / "models", tmp_path / "dataset.safetensors")
+    assert np.array_equal(shown, images()[1::2])
+    assert stage(tmp_path).exists()
