@@ -31,11 +31,14 @@ class Open:
         self.planes = driver.find_elements(By.CSS_SELECTOR, ".plane")
 
     def __call__(self, expression, *args):
+        """Return the value of an expression, once the page has drawn what it was asked for."""
+        self.frame()
         return self.driver.execute_script(f"return {expression}", *args)
 
     def frame(self):
-        """Wait until the page has drawn what it was asked for."""
-        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        """Wait until the page has had its input, which comes with a frame, and has drawn what it asks for."""
+        drawn = "() => (scheduled ? requestAnimationFrame(look) : arguments[0]())"
+        self.driver.execute_async_script(f"const look = {drawn}; requestAnimationFrame(() => requestAnimationFrame(look))")
 
     def wait(self, condition):
         """Wait until an expression is true in the page."""
