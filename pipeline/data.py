@@ -6,7 +6,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.storage import Header, Name, load_arrays, refusing, save_arrays
+from pydantic import Field
+
+from pipeline.storage import ClassName, Header, Name, load_arrays, refusing, save_arrays
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -76,28 +78,38 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set with its published train/test split. Raises ValueError when they differ in shape or one lacks labels."""
+    """A named data set with its train/test split, and the names of its classes where they have any.
+
+    Raises ValueError when the parts differ in shape, only one has labels, or a label has no name among some.
+    """
 
     name: str
     train: Images
     test: Images
+    classes: tuple[str, ...] = ()
+    """The name of each label, from 0; empty where a class is called by its number."""
 
     def __post_init__(self) -> None:
         if self.train.shape != self.test.shape:
             raise ValueError(f"training images {list(self.train.shape)} and test images {list(self.test.shape)} differ in shape")
         if (self.train.labels is None) != (self.test.labels is None):
             raise ValueError("only one of training and test images has labels")
+        if self.classes:
+            highest = max((int(part.labels.max()) for part in (self.train, self.test) if part.labels is not None), default=-1)
+            if not highest < len(self.classes) == len(set(self.classes)):
+                raise ValueError(f"the names of {highest + 1} classes must be as many and differ, not {list(self.classes)}"[:500])
 
 
 class _Header(Header):
     dataset: Name
+    classes: list[ClassName] = Field([], max_length=MAX_CLASSES)
 
 
 def save_dataset(path: str | Path, dataset: Dataset) -> None:
     """Write the prepared file; the same images give the same bytes."""
     parts = (("train", dataset.train), ("test", dataset.test))
     arrays = {f"{part}_{name}": array for part, images in parts for name, array in vars(images).items() if array is not None}
-    save_arrays(path, arrays, {"dataset": dataset.name})
+    save_arrays(path, arrays, {"dataset": dataset.name} | ({"classes": [*dataset.classes]} if dataset.classes else {}))
 
 
 def load_dataset(path: str | Path) -> Dataset:
@@ -109,7 +121,7 @@ def load_dataset(path: str | Path) -> Dataset:
         if unknown := arrays.keys() - {*names["train"], *names["test"]}:
             raise ValueError(f"unknown arrays: {', '.join(sorted(unknown))}")
         parts = [Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names.values()]
-        return Dataset(header["dataset"], *parts)
+        return Dataset(header["dataset"], *parts, tuple(header.get("classes", ())))
 
 
 def holdout(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:

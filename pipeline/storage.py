@@ -90,6 +90,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapp
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
 """A name in a header, which may become part of a path and of a message."""
+ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=100)]
+"""The name of a class, which is shown."""
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 """A size in a header, within the bounds of params.yaml."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from pipeline.storage import Arrays, Header, Name, check_arrays, load_arrays, refusing, save_arrays
+from pipeline.storage import Arrays, ClassName, Header, Name, check_arrays, load_arrays, refusing, save_arrays
 
 # How the names of data sets are written; others as they are.
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
@@ -81,6 +81,7 @@ class Results:
     samplers: list[str]
     weights_md5: str  # the weights' hash in dvc.lock; it identifies the MLflow run
     arrays: Arrays
+    classes: tuple[str, ...] = ()  # the name of each label, empty where a class is called by its number
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return an array by its name. Raises KeyError when it is absent."""
@@ -128,6 +129,7 @@ class _Header(Header):
     seed: int
     samplers: list[str]
     weights_md5: str = Field(pattern=r"^[\w -]*$", max_length=64)
+    classes: list[ClassName] = Field(max_length=1 << 16)
 
 
 def save_results(path: str | Path, results: Results) -> None:
@@ -144,4 +146,4 @@ def load_results(path: str | Path) -> Results:
         check_arrays(arrays, AXES, S=len(header["samplers"]))
         if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < 1 << 16:
             raise ValueError("labels: not those of a data set")
-        return Results(**header, arrays=arrays)
+        return Results(**header | {"classes": tuple(header["classes"])}, arrays=arrays)

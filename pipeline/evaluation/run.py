@@ -117,7 +117,8 @@ def evaluate_and_log(
         measured = measure(context, _progress(name, families))
     numbers = {"dataset": dataset.name, "model": name, "profile": options.profile, "classifier": about} | measured.numbers
     flat: dict[str, Any] = rounded(flatten(numbers))
-    evaluated = Results(dataset.name, name, trained.beta, params.seed, list(SAMPLERS), md5(weights), measured.arrays)
+    about_model = dataset.name, name, trained.beta, params.seed, list(SAMPLERS), md5(weights)
+    evaluated = Results(*about_model, measured.arrays, dataset.classes)
     if results:
         save_results(results, evaluated)
     if table:

@@ -14,6 +14,7 @@ from pipeline.data import Shape
 from pipeline.errors import ParamsError
 from pipeline.models.autoencoders import VAE, Autoencoder
 from pipeline.models.base import LatentModel
+from pipeline.models.conv import conv
 from pipeline.models.mlp import mlp
 from pipeline.storage import Size
 
@@ -22,7 +23,7 @@ __all__ = ["MODELS", "NETS", "VAE", "Autoencoder", "LatentModel", "ModelConfig"]
 Net = Callable[[Shape, int, int, Sequence[int]], tuple[nn.Module, nn.Module]]
 """A function that returns an encoder and a decoder; see :func:`mlp` for its arguments."""
 MODELS: dict[str, type[LatentModel]] = {"ae": Autoencoder, "vae": VAE}
-NETS: dict[str, Net] = {"mlp": mlp}
+NETS: dict[str, Net] = {"mlp": mlp, "conv": conv}
 
 
 @dataclass(frozen=True)
