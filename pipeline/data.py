@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-
 from pydantic import Field
 
 from pipeline.storage import ClassName, Header, Name, load_arrays, refusing, save_arrays
@@ -120,8 +119,10 @@ def load_dataset(path: str | Path) -> Dataset:
         names = {part: [f"{part}_{field}" for field in ("pixels", "labels", "factors")] for part in ("train", "test")}
         if unknown := arrays.keys() - {*names["train"], *names["test"]}:
             raise ValueError(f"unknown arrays: {', '.join(sorted(unknown))}")
-        parts = [Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names.values()]
-        return Dataset(header["dataset"], *parts, tuple(header.get("classes", ())))
+        train, test = (
+            Images(arrays[pixels], arrays.get(labels), arrays.get(factors)) for pixels, labels, factors in names.values()
+        )
+        return Dataset(header["dataset"], train, test, tuple(header.get("classes", ())))
 
 
 def holdout(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:

@@ -113,6 +113,9 @@ class Params(Section):
 
     seed: int = Field(ge=0, lt=2**31, description="Seed of every random choice.")
     beta: float = Field(ge=0, le=1e9, description="Weight of the VAE's KL term (beta-VAE, openreview Sy2fzU9gl); 1 is the ELBO.")
+    likelihood: Literal["auto", "bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = Field(
+        description="Distribution of a pixel given the decoder's output; auto: bernoulli if gray, discretized_logistic if color."
+    )
     data: DataParams = Field(description="The data set and its source.")
     train: TrainParams = Field(description="How every model is trained.")
     ae: ModelParams = Field(description="The autoencoder and how long it is trained.")

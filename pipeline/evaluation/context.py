@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.classifier import Classifier
 from pipeline.data import Images
 from pipeline.models.base import LatentModel
-from pipeline.models.objectives import bernoulli_nll, gaussian_kl
+from pipeline.models.objectives import gaussian_kl
 from pipeline.runtime import generator
 
 BATCH = 500  # images per pass
@@ -110,7 +110,7 @@ class EvalContext:
         """Return decoded intensities ``[..., C, H, W]`` in [0, 1], float32, at latent points ``[..., d]``."""
         points = torch.as_tensor(z, dtype=torch.float32)
         flat = points.reshape(-1, points.shape[-1])
-        images = [torch.sigmoid(self.model.decode(part.to(self.device))).cpu().numpy() for part in torch.split(flat, 8 * BATCH)]
+        images = [self.model.decode_images(part.to(self.device)).cpu().numpy() for part in torch.split(flat, 8 * BATCH)]
         return np.concatenate(images).reshape(*points.shape[:-1], *self.test.shape)
 
     @torch.no_grad()
@@ -122,14 +122,15 @@ class EvalContext:
         """
         batches = []
         for index, x in enumerate(torch.split(images, BATCH)):
-            posterior = self.model.encode(x)
+            posterior, likelihood = self.model.encode(x), self.model.likelihood
             logits = self.model.decode(posterior.mean)
-            parts = {"recon_at_mean": bernoulli_nll(logits, x), "mse": (torch.sigmoid(logits) - x).square().flatten(1).mean(-1)}
+            mse = (likelihood.mean(logits) - x).square().flatten(1).mean(-1)
+            parts = {"recon_at_mean": likelihood.nll(logits, x), "mse": mse}
             parts["recon"] = parts["recon_at_mean"]
             if posterior.logvar is not None:
                 noise = self.noise(num_samples, *posterior.mean.shape, purpose=f"{purpose} {index}")
                 # One sample at a time needs the memory of one batch, for any number of samples.
-                samples = [bernoulli_nll(self.model.decode(posterior.sample(eps)), x).double() for eps in noise]
+                samples = [likelihood.nll(self.model.decode(posterior.sample(eps)), x).double() for eps in noise]
                 parts["recon"] = torch.stack(samples).mean(0)
                 parts["kl_per_dim"] = gaussian_kl(posterior.mean, posterior.logvar)
                 parts["kl"] = parts["kl_per_dim"].double().sum(-1)

@@ -17,7 +17,7 @@ SMALLEST = -100.0  # the value for a singular Jacobian
 def log_volume(context: EvalContext, z: np.ndarray) -> np.ndarray:
     r"""Return the logarithm ``[...]`` (float64) of the decoder's volume factor at points ``[..., d]``.
 
-    .. math:: \tfrac12 \log \det J^T J, \quad J = \partial g / \partial z, \quad g(z) = \mathrm{sigmoid}(l(z))
+    .. math:: \tfrac12 \log \det J^T J, \quad J = \partial g / \partial z, \quad g(z) = E[x \mid z]
 
     It is at least -100. Rotating the latent space does not change it and stretching it by s subtracts d log s, so only
     differences between points compare across models. Reference: Latent Space Oddity, 1710.11379.
@@ -26,7 +26,7 @@ def log_volume(context: EvalContext, z: np.ndarray) -> np.ndarray:
     def jacobian(points: Tensor) -> Tensor:
         # The columns of J [N, D, d] are the derivatives of J^T u in u. Forward mode would load torch's compiler, a second.
         points = points.requires_grad_()
-        pixels = torch.sigmoid(context.model.decode(points)).flatten(1)
+        pixels = context.model.decode_images(points).flatten(1)
         u = torch.zeros_like(pixels, requires_grad=True)
         (product,) = autograd.grad((pixels * u).sum(), points, create_graph=True)
         columns = [autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]

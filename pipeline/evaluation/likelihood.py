@@ -2,18 +2,16 @@
 
 import hashlib
 import math
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import entr
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.data import Images
 from pipeline.evaluation.context import BATCH, EvalContext, MetricResult
-from pipeline.models.objectives import bernoulli_nll
+from pipeline.models.likelihoods import Bernoulli
 from pipeline.runtime import generator
 from pipeline.stats import standard_error
 
@@ -42,21 +40,22 @@ def likelihood(context: EvalContext) -> MetricResult:
 
     .. math:: \mathrm{ELBO} = -(D + R), \quad D = E_{q(z \mid x)}[-\log p(x \mid z)], \quad R = \mathrm{KL}(q(z \mid x) \| p(z))
 
-    Nats per image; ``recon_excess`` is over :func:`gray_floor`, ``mse`` per pixel, ``bits_per_dim`` is ``-ELBO / (C H W ln 2)``.
+    Nats per image; ``mse`` per pixel; ``bits_per_dim`` of the negative ELBO, see
+    :meth:`~pipeline.models.likelihoods.Likelihood.bits_per_dim`; ``recon_excess`` over :func:`gray_floor`, for Bernoulli pixels.
     ``objective`` is what training minimised, ``D + beta R``. ``recon_at_mean`` compares a VAE with an autoencoder;
     ``recon - recon_at_mean`` is the cost of the noise.
 
     References: 1312.6114 (ELBO), 1509.00519 (active units: :math:`\mathrm{Var}_x(E_q[z]) > 0.01`).
     """
-    rows, floor = dict(context.terms), gray_floor(context.test)
+    rows, model = dict(context.terms), context.model
     numbers: dict[str, Any] = {name: float(rows[name].mean()) for name in ("recon", "recon_at_mean", "mse")}
-    numbers |= {
-        "recon_excess": numbers["recon"] - floor,
-        "recon_excess_at_mean": numbers["recon_at_mean"] - floor,
-        "recon_se": standard_error(rows["recon"]),
-        "gray_floor": floor,
-    }
-    if context.model.is_probabilistic:
+    if has_floor := isinstance(model.likelihood, Bernoulli):
+        floor = gray_floor(context.test)
+        numbers |= {f"recon_excess{at}": numbers[f"recon{at}"] - floor for at in ("", "_at_mean")}
+    numbers["recon_se"] = standard_error(rows["recon"])
+    if has_floor:
+        numbers["gray_floor"] = floor
+    if model.is_probabilistic:
         kl_per_dim = rows.pop("kl_per_dim").mean(0)
         rows["elbo"] = -(rows["recon"] + rows["kl"])
         elbo = float(rows["elbo"].mean())
@@ -64,7 +63,7 @@ def likelihood(context: EvalContext) -> MetricResult:
             "kl": float(kl_per_dim.sum()),
             "elbo": elbo,
             "elbo_se": standard_error(rows["elbo"]),
-            "bits_per_dim": -elbo / (math.prod(context.test.shape) * math.log(2)),
+            "bits_per_dim": model.likelihood.bits_per_dim(-elbo, math.prod(context.test.shape)),
             "active_units": int((context.codes.astype(np.float64).var(0) > ACTIVE_VARIANCE).sum()),
         }
         if context.beta is not None:
@@ -97,11 +96,18 @@ def importance(context: EvalContext, x: Tensor, purpose: str) -> tuple[dict[int,
         z = posterior.sample(noise)
         # log p(z) - log q(z | x), where the normalising constants cancel
         ratio = 0.5 * (noise.double().square() + posterior.logvar.double() - z.double().square()).sum(-1)
-        rows.append(ratio - bernoulli_nll(context.model.decode(z), images).double())
+        rows.append(ratio - context.model.likelihood.nll(context.model.decode(z), images).double())
     weights = torch.cat(rows, dim=1)
     groups = {k: weights.reshape(most // k, k, -1) for k in NUM_WEIGHTS}
     bounds = {k: (group.logsumexp(1) - math.log(k)).mean(0).cpu().numpy() for k, group in groups.items()}
     return bounds, torch.exp(2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).cpu().numpy()
+
+
+def no_exact(context: EvalContext) -> str:
+    """Return why log p(x) is not integrated exactly for this model, or nothing."""
+    if context.model.latent_dim != 2:
+        return f"exact integration needs 2 latent dimensions, not {context.model.latent_dim}"
+    return "" if context.model.likelihood.is_linear else "exact integration needs a log likelihood that is linear in the pixels"
 
 
 @torch.no_grad()
@@ -112,12 +118,12 @@ def exact(context: EvalContext, x: Tensor, grid: int) -> tuple[np.ndarray, np.nd
 
     The grid, of ``grid`` points along each side, spans [-4.5, 4.5]^2, or more if codes lie further out. The results are float64
     nats ``[N]`` on the grid and on every second point of it; their difference indicates the error.
-    Since :math:`\log p(x \mid z) = x \cdot l(z) - \sum \mathrm{softplus}(l(z))`, images times grid is one matmul, done in blocks.
+    Since :math:`\log p(x \mid z) = x \cdot l(z) + \log p(0 \mid z)`, images times grid is one matmul, done in blocks.
 
-    Raises ValueError unless the latent space is a plane.
+    Raises ValueError unless the latent space is a plane and the log likelihood is linear in the pixels.
     """
-    if context.model.latent_dim != 2:
-        raise ValueError(f"exact integration needs 2 latent dimensions, not {context.model.latent_dim}")
+    if why := no_exact(context):
+        raise ValueError(why)
     extent = max(EXTENT, 1.1 * float(np.abs(context.codes).max()))
     axis = torch.linspace(-extent, extent, grid, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
@@ -133,11 +139,12 @@ def exact(context: EvalContext, x: Tensor, grid: int) -> tuple[np.ndarray, np.nd
     def integrate(chosen: Tensor) -> Tensor:
         parts = []
         for chunk in torch.split(chosen.flatten().nonzero().squeeze(1), CHUNK):
-            logits = context.model.decode(points[chunk].float().to(context.device)).flatten(1)
+            logits = context.model.decode(points[chunk].float().to(context.device))
             # float32 errs by 1e-5 nats here; the sum over the chunks is in float64
-            fixed = (log_mass[chunk].to(context.device) - functional.softplus(logits).double().sum(-1)).float()
-            blocks = torch.split(images, BATCH)
-            parts.append(torch.cat([torch.addmm(fixed, block, logits[:, used].T).logsumexp(1) for block in blocks]))
+            log_p_black = context.model.likelihood.log_normalizer(logits).flatten(1).double().sum(-1)
+            fixed = (log_mass[chunk].to(context.device) + log_p_black).float()
+            rows, blocks = logits.flatten(1)[:, used].T, torch.split(images, BATCH)
+            parts.append(torch.cat([torch.addmm(fixed, block, rows).logsumexp(1) for block in blocks]))
         return torch.stack(parts).double().logsumexp(0)
 
     every_second = integrate(half)
@@ -150,8 +157,11 @@ def aggregate_kl(codes: np.ndarray, spread: np.ndarray) -> float:
 
     .. math:: \mathrm{KL}(q(z) \| N(0, I)), \quad q(z) = \frac1N \sum_n N(z; \mu_n, \sigma_n^2)
 
-    ``spread`` ``[N, 2]`` holds the posteriors' standard deviations. Raises ValueError when they are too narrow for the grid.
+    ``spread`` ``[N, 2]`` holds the posteriors' standard deviations. Raises ValueError for another number of dimensions, and when
+    they are too narrow for the grid.
     """
+    if codes.shape[1] != 2:
+        raise ValueError(f"the integral over the latent space needs 2 dimensions, not {codes.shape[1]}")
     densities, axes = [], []
     for mean, std in zip(codes.T.astype(np.float64), spread.T.astype(np.float64), strict=True):
         axis = np.linspace((mean - 6 * std).min(), (mean + 6 * std).max(), AGGREGATE_GRID)
@@ -177,18 +187,24 @@ def log_likelihood(context: EvalContext) -> MetricResult:
     (``iwae_gain_se``: standard error for the largest k); ``ess``: the effective sample size. For two latent dimensions: ``log_p``
     (exact), ``log_p_grid_error`` (mean absolute difference to half the grid), ``gap`` = log p - ELBO with its standard error,
     and the two parts of the KL term (ELBO surgery, Hoffman and Johnson, 2016): ``mutual_information`` :math:`I_q(x; z)` and
-    ``aggregate_kl`` :math:`\mathrm{KL}(q(z) \| p(z))`. ``binarised``: the same for one fixed black-and-white test set. Bounds on
-    gray pixels compare with dynamically binarised images (the term is linear in the target), not with densities on [0, 1]^D.
+    ``aggregate_kl`` :math:`\mathrm{KL}(q(z) \| p(z))`. ``binarised``, for Bernoulli pixels: the same for one fixed black and
+    white test set. Their bounds on gray pixels compare with dynamically binarised images (the term is linear in the target), not
+    with densities on [0, 1]^D. ``note`` names what is left out, and why.
     """
     if not context.model.is_probabilistic:
         return MetricResult({})
     recon, kl = context.terms["recon"], context.terms["kl"]
     # The purpose "grey" seeds the noise, so the word stays.
     numbers, columns, _ = _tightness(context, context.pixels(context.test), -(recon + kl), "grey")
-    if context.model.latent_dim == 2:
-        with suppress(ValueError):  # posteriors too narrow to integrate: no number is better than a wrong one
-            divergence = aggregate_kl(context.codes, context.spread)
-            numbers |= {"aggregate_kl": divergence, "mutual_information": float(kl.mean()) - divergence}
+    notes = [f"no log_p and gap: {why}"] if (why := no_exact(context)) else []
+    try:
+        divergence = aggregate_kl(context.codes, context.spread)
+        numbers |= {"aggregate_kl": divergence, "mutual_information": float(kl.mean()) - divergence}
+    except ValueError as error:  # no number is better than a wrong one
+        notes.append(f"no aggregate_kl and mutual_information: {error}")
+    numbers |= {"note": "; ".join(notes)} if notes else {}
+    if not isinstance(context.model.likelihood, Bernoulli):
+        return MetricResult(numbers, columns)
     black_and_white = binarise(context.test)
     x = torch.from_numpy(black_and_white).to(context.device).float()
     terms = context.terms_of(x, 1, "binarised")
@@ -204,7 +220,7 @@ def _tightness(context: EvalContext, x: Tensor, elbo: np.ndarray, purpose: str) 
     gains = {k: values - elbo[some] for k, values in weighted.items()}
     numbers = {f"iwae_{k}": float(elbo.mean() + gain.mean()) for k, gain in gains.items()}
     numbers |= {"iwae_gain_se": standard_error(gains[max(NUM_WEIGHTS)]), "ess": float(ess.mean())}
-    if context.model.latent_dim != 2:
+    if no_exact(context):
         return MetricResult(numbers)
     some = spread_over(len(x), context.budget.exact_images)
     log_p, coarse = exact(context, x[some], context.budget.grid)

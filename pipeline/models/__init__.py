@@ -1,6 +1,6 @@
 """Models, their nets, their objective and their files of weights. May import data, storage and errors.
 
-A new model or a new pair of nets is one file here and one entry in a registry below.
+A new model, pair of nets or likelihood is one file (or function) here and one entry in a registry.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from pipeline.errors import ParamsError
 from pipeline.models.autoencoders import VAE, Autoencoder
 from pipeline.models.base import LatentModel
 from pipeline.models.conv import conv
+from pipeline.models.likelihoods import LIKELIHOODS
 from pipeline.models.mlp import mlp
 from pipeline.storage import Size
 
@@ -28,7 +29,7 @@ NETS: dict[str, Net] = {"mlp": mlp, "conv": conv}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is built from, as its file of weights keeps it: entries of :data:`MODELS` and :data:`NETS`, and sizes."""
+    """What a model is built from, as its file of weights keeps it: names in the registries, and sizes."""
 
     model: str
     net: str
@@ -36,6 +37,7 @@ class ModelConfig:
     latent_dim: Size
     hidden_dims: Annotated[tuple[Size, ...], Field(max_length=16)]
     """Widths of the encoder's hidden layers, as the net interprets them; the decoder mirrors them."""
+    likelihood: str = "bernoulli"
 
     def build(self) -> LatentModel:
         """Return the model with initial weights. Raises ParamsError for a name that is not registered.
@@ -45,13 +47,14 @@ class ModelConfig:
         >>> model.encode(torch.rand(5, 1, 28, 28)).mean.shape
         torch.Size([5, 2])
         """
-        for key, registry in (("model", MODELS), ("net", NETS)):
+        for key, registry in (("model", MODELS), ("net", NETS), ("likelihood", LIKELIHOODS)):
             if getattr(self, key) not in registry:
-                raise ParamsError(f"{self.model}.{key}: {getattr(self, key)!r} is not allowed; allowed is {', '.join(registry)}")
+                section = "" if key == "likelihood" else f"{self.model}."
+                raise ParamsError(f"{section}{key}: {getattr(self, key)!r} is not allowed; allowed is {', '.join(registry)}")
         kind = MODELS[self.model]
         outputs = kind.outputs_per_dim * self.latent_dim
         try:
             encoder, decoder = NETS[self.net](self.image_shape, outputs, self.latent_dim, self.hidden_dims)
         except ValueError as error:
             raise ParamsError(f"{self.model}.hidden_dims: not for the net {self.net!r} ({error})") from None
-        return kind(encoder, decoder, self.latent_dim)
+        return kind(encoder, decoder, self.latent_dim, LIKELIHOODS[self.likelihood]())

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.likelihoods import Bernoulli, Likelihood
 from pipeline.models.objectives import Posterior, negative_elbo
 
 
@@ -26,6 +27,7 @@ class LatentModel(nn.Module, ABC):
         encoder: reads images ``[B, C, H, W]`` in [0, 1], returns ``[B, outputs_per_dim * latent_dim]``.
         decoder: reads latent points ``[B, latent_dim]``, returns pixel logits ``[B, C, H, W]``.
         latent_dim: number of latent dimensions.
+        likelihood: what the logits mean; by default Bernoulli pixels.
     """
 
     outputs_per_dim: ClassVar[int]
@@ -33,9 +35,10 @@ class LatentModel(nn.Module, ABC):
     is_probabilistic: ClassVar[bool]
     """Whether the posterior is a distribution, which adds a KL term."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, likelihood: Likelihood | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
+        self.likelihood = likelihood or Bernoulli()
 
     @property
     def noise_dim(self) -> int:
@@ -51,6 +54,10 @@ class LatentModel(nn.Module, ABC):
         logits: Tensor = self.decoder(z.reshape(-1, self.latent_dim))
         return logits.reshape(*z.shape[:-1], *logits.shape[1:])
 
+    def decode_images(self, z: Tensor) -> Tensor:
+        """Return the images ``[..., C, H, W]`` at latent points ``[..., latent_dim]``: intensities in [0, 1]."""
+        return self.likelihood.mean(self.decode(z))
+
     def loss_terms(
         self, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, encoder_input: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -63,7 +70,8 @@ class LatentModel(nn.Module, ABC):
             encoder_input: what the encoder reads instead of ``x``, with input dropout.
         """
         posterior = self.encode(x if encoder_input is None else encoder_input)
-        return negative_elbo(self.decode(posterior.sample(noise)), x, posterior, beta)
+        nll = self.likelihood.nll(self.decode(posterior.sample(noise)), x)
+        return negative_elbo(nll, posterior, beta)
 
     @torch.no_grad()
     def start_at_mean(self, mean_image: Tensor, num_images: int) -> None:

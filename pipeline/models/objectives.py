@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 class Posterior(NamedTuple):
@@ -29,23 +28,6 @@ class Posterior(NamedTuple):
         return self.mean if self.logvar is None else self.mean + self.std * noise
 
 
-def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
-    r"""Return the reconstruction term in nats per image ``[...]``: the pixels are independent Bernoulli variables.
-
-    .. math:: -\log p(x \mid z) = \sum_i \mathrm{softplus}(l_i) - x_i l_i
-
-    It is linear in ``x``, so for gray pixels it is the expectation over their binarization.
-
-    Args:
-        logits: the decoder's output ``[..., C, H, W]``.
-        x: intensities in [0, 1], broadcastable to ``logits``.
-
-    >>> bernoulli_nll(torch.zeros(1, 1, 28, 28), torch.full((1, 1, 28, 28), 0.3)).item()  # 784 ln 2
-    543.42...
-    """
-    return functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").flatten(-3).sum(-1)
-
-
 def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
     r"""Return the KL divergence of a diagonal Gaussian from N(0, I) in nats per image and dimension, ``[..., d]``.
 
@@ -59,7 +41,7 @@ def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
 
 
-def negative_elbo(logits: Tensor, x: Tensor, posterior: Posterior, beta: float | Tensor = 1.0) -> dict[str, Tensor]:
+def negative_elbo(nll: Tensor, posterior: Posterior, beta: float | Tensor = 1.0) -> dict[str, Tensor]:
     r"""Return ``loss``, ``recon`` and, for Gaussians, ``kl`` and ``kl_per_dim`` ``[d]``: means over the batch in nats per image.
 
     .. math:: L_\beta = E_{q(z \mid x)}[-\log p(x \mid z)] + \beta \, \mathrm{KL}(q(z \mid x) \| N(0, I))
@@ -67,12 +49,12 @@ def negative_elbo(logits: Tensor, x: Tensor, posterior: Posterior, beta: float |
     References: Auto-Encoding Variational Bayes, 1312.6114; beta-VAE, openreview Sy2fzU9gl.
 
     Args:
-        logits: the decoder's output at samples of the posterior, ``[B, C, H, W]``.
-        x: images ``[B, C, H, W]`` in [0, 1].
+        nll: the reconstruction term ``[B]`` of images at samples of their posterior, of a likelihood in
+            :mod:`pipeline.models.likelihoods`.
         posterior: that of these images; points have no KL term.
         beta: weight of the KL term in ``loss``; ``recon`` and ``kl`` are unweighted.
     """
-    recon = bernoulli_nll(logits, x).mean()
+    recon = nll.mean()
     if posterior.logvar is None:
         return {"loss": recon, "recon": recon}
     kl_per_dim = gaussian_kl(posterior.mean, posterior.logvar).mean(0)

@@ -35,7 +35,7 @@ class Trained:
             raise ValueError(f"images must be intensities in [0, 1], not from {x.min():g} to {x.max():g}; divide bytes by 255")
         with torch.no_grad():
             code = self.model.encode(torch.from_numpy(x)).mean
-            return {"code": code.numpy(), "reconstruction": torch.sigmoid(self.model.decode(code)).numpy()}
+            return {"code": code.numpy(), "reconstruction": self.model.decode_images(code).numpy()}
 
 
 class _Header(Header):

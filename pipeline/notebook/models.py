@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.models import ModelConfig
+from pipeline.models.likelihoods import bernoulli_nll
 from pipeline.models.objectives import Posterior, negative_elbo
 from pipeline.notebook.data import Loader, images_of
 from pipeline.params import Params
@@ -47,7 +48,7 @@ class Network(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the pixels ``[B, input_dim]``, in [0, 1], at latent points ``[B, latent_dim]``."""
-        return self.core.decode(z).sigmoid().flatten(-3)
+        return self.core.decode_images(z).flatten(-3)
 
     @torch.no_grad()
     def interpolate(self, x1: Tensor, x2: Tensor, num_steps: int = 10) -> Tensor:
@@ -132,7 +133,7 @@ def vae_loss(x_recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float
     """
     shape = len(x_recon), 1, 1, -1
     logits = torch.logit(x_recon, eps=torch.finfo(x_recon.dtype).eps).reshape(shape)
-    terms = negative_elbo(logits, x.reshape(shape), Posterior(mu, logvar), beta)
+    terms = negative_elbo(bernoulli_nll(logits, x.reshape(shape)), Posterior(mu, logvar), beta)
     return {"total": terms["loss"], "reconstruction": terms["recon"], "kl": terms["kl"]}
 
 

@@ -104,7 +104,7 @@ def plot_latent_grid(
     named = _named(vae, "plot_latent_grid")
     values = np.linspace(*latent_range, n_samples)
     points = torch.from_numpy(grid(values, values)).float().to(next(vae.to(device).parameters()).device)
-    arrays = {"manifold": vae.core.decode(points).sigmoid().numpy(force=True)}
+    arrays = {"manifold": vae.core.decode_images(points).numpy(force=True)}
     figure = draw("manifold", Page({name: Results(vae.dataset, name, vae.beta, 1, [], "", arrays) for name in named}))
     assert figure is not None
     for axis, ends in ((figure.axes[0].xaxis, latent_range), (figure.axes[0].yaxis, latent_range[::-1])):

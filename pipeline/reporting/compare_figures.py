@@ -99,7 +99,7 @@ def curves(compared: Comparison) -> Figure | None:
 def decode(trained: Trained, z: np.ndarray) -> np.ndarray:
     """Return the images ``[..., C, H, W]`` at latent points ``[..., latent_dim]``."""
     with torch.no_grad():
-        return np.asarray(torch.sigmoid(trained.model.decode(torch.from_numpy(z.astype(np.float32)))))
+        return np.asarray(trained.model.decode_images(torch.from_numpy(z.astype(np.float32))))
 
 
 def pictured(compared: Comparison) -> dict[str, Trained]:

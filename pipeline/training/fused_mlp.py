@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import VAE, Autoencoder, LatentModel
+from pipeline.models.likelihoods import Bernoulli
 from pipeline.models.mlp import MLP, MLPDecoder, MLPEncoder
 from pipeline.runtime import Runtime
 
-FUSED = {(model, MLPEncoder, MLPDecoder) for model in (Autoencoder, VAE)}
-"""The classes of model, encoder and decoder whose gradient this is; a subclass may have another objective."""
+FUSED = {(model, MLPEncoder, MLPDecoder, Bernoulli) for model in (Autoencoder, VAE)}
+"""The classes of model, encoder, decoder and likelihood whose gradient this is; a subclass may have another objective."""
 
 
 class _Layer:
@@ -79,8 +80,8 @@ class FusedMLPStep:
     @staticmethod
     def applies_to(model: LatentModel, runtime: Runtime) -> bool:
         """Return whether the gradient of this model is the one written out here, and its tensors stay float32."""
-        is_plain = (type(model), type(model.encoder), type(model.decoder)) in FUSED and "loss_terms" not in vars(model)
-        return is_plain and runtime.keeps_float32
+        kinds = tuple(map(type, (model, model.encoder, model.decoder, model.likelihood)))
+        return kinds in FUSED and "loss_terms" not in vars(model) and runtime.keeps_float32
 
     @torch.no_grad()
     def __call__(self, x: Tensor, encoder_input: Tensor, noise: Tensor, beta: float) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipeline import runtime
 from pipeline.data import Images, holdout, load_dataset
 from pipeline.models import MODELS, ModelConfig
+from pipeline.models.likelihoods import likelihood_for
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import ModelParams, Params
 from pipeline.startup import stop_if_asked
@@ -39,7 +40,7 @@ Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]
 def logged_params(params: Params, name: str) -> dict[str, Any]:
     """Return the params that decide a model's training, flat, as they are logged to MLflow."""
     section: ModelParams = getattr(params, name)
-    values = {"seed": params.seed, "data.val_size": params.data.val_size, "model.name": name}
+    values = {"seed": params.seed, "data.val_size": params.data.val_size, "model.name": name, "likelihood": params.likelihood}
     values |= {f"train.{key}": value for key, value in params.train.model_dump().items()}
     values |= {f"model.{key}": value for key, value in section.model_dump().items()}
     return values | ({"beta": params.beta} if MODELS[name].is_probabilistic else {})
@@ -51,7 +52,8 @@ def new_model(name: str, params: Params, dataset: str, train: Images) -> Trained
     Raises ParamsError for a net that is not registered or does not accept the ``hidden_dims``.
     """
     section: ModelParams = getattr(params, name)
-    config = ModelConfig(name, section.net, train.shape, section.latent_dim, tuple(section.hidden_dims))
+    likelihood = likelihood_for(params.likelihood, train.shape[0])
+    config = ModelConfig(name, section.net, train.shape, section.latent_dim, tuple(section.hidden_dims), likelihood)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         model = config.build()
@@ -79,7 +81,7 @@ def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params,
     x = torch.from_numpy(validation.take(slice(min(GRID // 2, len(validation)) // columns * columns)).intensities).to(device)
 
     def images(z: Tensor) -> np.ndarray:
-        return torch.sigmoid(trained.model.decode(z)).numpy(force=True)
+        return trained.model.decode_images(z).numpy(force=True)
 
     @torch.no_grad()
     def log(epoch: int, is_last: bool = False) -> None:

@@ -8,7 +8,16 @@ import torch
 
 from pipeline.evaluation.context import EvalContext
 from pipeline.evaluation.likelihood import NUM_WEIGHTS, aggregate_kl, binarise, exact, importance, likelihood, log_likelihood
+from pipeline.models.likelihoods import LIKELIHOODS
 from tests.evaluation.conftest import SMALL, new_model
+
+
+def with_likelihood(context, name):
+    """Return the context with a model of the same weights and another likelihood."""
+    model = new_model("vae", hidden_dims=(32,))
+    model.load_state_dict(context.model.state_dict())
+    model.likelihood = LIKELIHOODS[name]()
+    return replace(context, model=model)
 
 
 def test_importance_bounds_rise_to_the_exact_value(contexts):
@@ -40,8 +49,9 @@ def test_likelihood_of_a_decoder_that_ignores_the_code(train, test):
     assert exact(context, x, 96)[0] == pytest.approx(expected, abs=1e-3)
 
 
-def test_blocks_of_the_grid_add_up_to_the_sum_over_all_of_it(contexts):
-    context, size = contexts["vae"], 40  # more than one chunk of points
+@pytest.mark.parametrize("name", [name for name, kind in LIKELIHOODS.items() if kind.is_linear])
+def test_blocks_of_the_grid_add_up_to_the_sum_over_all_of_it(contexts, name):
+    context, size = with_likelihood(contexts["vae"], name), 40  # more than one chunk of points
     x = context.pixels(context.test)[:20]
     extent = max(4.5, 1.1 * float(np.abs(context.codes).max()))
     axis = torch.linspace(-extent, extent, size, dtype=torch.float64)
@@ -49,10 +59,10 @@ def test_blocks_of_the_grid_add_up_to_the_sum_over_all_of_it(contexts):
     inner = torch.ones(size, dtype=torch.float64)
     inner[[0, -1]] = 0.5
     with torch.no_grad():
-        logits = context.model.decode(points.float()).flatten(1).double()
+        logits = context.model.decode(points.float()).double()
     log_mass = -0.5 * points.square().sum(1) - np.log(2 * np.pi) + 2 * (axis[1] - axis[0]).log()
     log_mass += (inner[:, None] * inner).log().flatten()
-    joint = x.flatten(1).double() @ logits.T - torch.nn.functional.softplus(logits).sum(1) + log_mass
+    joint = log_mass - torch.stack([context.model.likelihood.nll(logits, image.double()) for image in x])
     half = joint.view(-1, size, size)[:, ::2, ::2].flatten(1)
     for found, expected in zip(exact(context, x, size), (joint.logsumexp(1), half.logsumexp(1) + np.log(4)), strict=True):
         assert found == pytest.approx(expected.numpy(), abs=1e-4)
@@ -61,6 +71,32 @@ def test_blocks_of_the_grid_add_up_to_the_sum_over_all_of_it(contexts):
 def test_exact_integration_needs_two_dimensions(train):
     with pytest.raises(ValueError, match="2 latent dimensions"):
         exact(EvalContext(new_model("vae", latent_dim=3), train, train), torch.rand(2, 1, 8, 8), 8)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_is_measured_and_what_is_left_out_is_named(contexts, name):
+    context = with_likelihood(contexts["vae"], name)
+    model = context.model
+    test, bounds = likelihood(context).numbers, log_likelihood(context).numbers
+    nats = model.likelihood.nll(model.decode(torch.from_numpy(context.codes)), context.pixels(context.test))
+    assert test["recon_at_mean"] == pytest.approx(nats.mean().item(), rel=1e-5)
+    assert test["bits_per_dim"] == pytest.approx(model.likelihood.bits_per_dim(-test["elbo"], 64))
+    assert test["elbo"] < bounds["iwae_10"] < bounds["iwae_500"]
+    assert ("gray_floor" in test) == ("recon_excess" in test) == ("binarised" in bounds) == (name == "bernoulli")
+    assert ("log_p" in bounds) == model.likelihood.is_linear
+    assert bounds.get("note", "no log_p and gap: exact").startswith("no log_p and gap: exact")
+    assert ("note" in bounds) != ("log_p" in bounds)
+    if "log_p" in bounds:
+        assert bounds["iwae_500"] < bounds["log_p"] + 4 * (bounds["iwae_gain_se"] + bounds["gap_se"])
+
+
+def test_numbers_that_need_a_plane_are_named_where_they_are_left_out(train):
+    numbers = log_likelihood(EvalContext(new_model("vae", latent_dim=3), train, train, budget=SMALL)).numbers
+    assert numbers["note"] == (
+        "no log_p and gap: exact integration needs 2 latent dimensions, not 3; "
+        "no aggregate_kl and mutual_information: the integral over the latent space needs 2 dimensions, not 3"
+    )
+    assert not {"log_p", "gap", "aggregate_kl", "mutual_information"} & numbers.keys()
 
 
 def test_aggregate_kl_of_the_prior_is_zero_and_of_a_shift_is_known():

@@ -11,7 +11,8 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from pipeline.data import Shape
 from pipeline.errors import ParamsError
 from pipeline.models import MODELS, NETS, VAE, LatentModel, ModelConfig
-from pipeline.models.objectives import Posterior, bernoulli_nll, gaussian_kl
+from pipeline.models.likelihoods import bernoulli_nll
+from pipeline.models.objectives import Posterior, gaussian_kl
 
 SIZES = [((1, 28, 28), 2, (512, 256)), ((1, 8, 8), 1, ()), ((3, 2, 5), 7, (16,))]
 

@@ -140,7 +140,7 @@ def test_the_config_of_a_training_is_that_of_the_params(params: Params) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_params_of_a_training_are_all_that_decide_it(name: str, params: Params) -> None:
-    expected = {"seed": params.seed, "data.val_size": 0.2, "model.name": name}
+    expected = {"seed": params.seed, "data.val_size": 0.2, "model.name": name, "likelihood": "auto"}
     expected |= {f"train.{key}": value for key, value in params.train.model_dump().items()}
     expected |= {f"model.{key}": value for key, value in getattr(params, name).model_dump().items()}
     assert logged_params(params, name) == expected | ({"beta": params.beta} if name == "vae" else {})
