@@ -23,7 +23,7 @@ from pipeline.startup import cores, die_with_parent
 
 SPLIT = {"train", "test"}
 NAMED = 5  # files that a line names
-TASK = 16  # files that a process reads at a time
+TASK = 4  # files that a process reads at a time, which are finished when this one is stopped
 FEW = 500  # files that are read sooner than other processes start
 Read = tuple[bytes, np.ndarray | str]
 """The sha256 of a file, and its image or the reason why it has none."""
@@ -100,6 +100,7 @@ def _read(file: str, root: Path, shape: Shape, fit: str, background: str) -> Rea
 
 
 def _follow_parent() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if parent := parent_process():
         die_with_parent(parent.pid)
 
