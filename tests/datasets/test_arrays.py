@@ -51,6 +51,10 @@ def test_every_layout_and_type_gives_the_same_pixels(
     assert np.array_equal(dataset.test.pixels, BYTES[10:, : shape[0]])
 
 
+def test_floats_are_rounded(tmp_path: Path) -> None:
+    assert np.unique(arrays(saved(tmp_path, images=np.full((5, 2, 2), 0.999))).train.pixels).tolist() == [255]
+
+
 def test_bool_is_black_and_white(tmp_path: Path) -> None:
     dataset = arrays(saved(tmp_path, images=BYTES > 99, test=np.arange(12) == 0))
     assert np.array_equal(dataset.train.pixels, (BYTES[1:] > 99) * 255)

@@ -67,6 +67,14 @@ def test_the_folders_train_and_test_are_the_split(tmp_path: Path) -> None:
     assert held(dataset) == {level: (name.split("__")[1], name.split("__")[0]) for name, level in names.items()}
 
 
+def test_a_broken_file_of_a_split_moves_no_other(tmp_path: Path) -> None:
+    names = {f"{part}__{i}": 9 * i + len(part) for part in ("train", "test") for i in range(4)}
+    write(tmp_path, **names, train__broken=1).joinpath("train/broken.png").write_bytes(b"no")
+    (tmp_path / "test" / "0.png").write_bytes(b"no")
+    found = held(folder(tmp_path, SHAPE, on_error="skip"))
+    assert found == {level: ("", name.split("__")[0]) for name, level in names.items() if name != "test__0"}
+
+
 def test_an_image_keeps_its_part_when_others_come_and_go_and_when_it_is_renamed_or_moved(photos: Path) -> None:
     before = held(folder(photos, SHAPE))
     assert {part for _, part in before.values()} == {"train", "test"}

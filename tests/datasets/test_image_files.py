@@ -113,6 +113,19 @@ def test_a_crop_is_of_the_middle() -> None:
     assert np.unique(decode_image(encoded(Image.fromarray(wide)), GRAY)).tolist() == [200]
 
 
+def test_a_large_photo_keeps_its_details() -> None:
+    rough = Image.effect_noise((16, 16), 60).resize((64, 64))
+    photo, exact = (
+        decode_image(encoded(rough, kind, **options), (1, 32, 32)) for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}))
+    )
+    assert abs(photo.astype(int) - exact).mean() < 3
+
+
+def test_of_a_photo_with_a_second_view_the_first_is_read() -> None:
+    both = encoded(quarters(), "MPO", save_all=True, append_images=[flat("RGB", "red")], quality=95)
+    assert abs(decode_image(both, COLOR)[:, 6, 1].astype(int) - [0, 0, 255]).max() < 40
+
+
 def test_an_image_may_be_of_any_height_and_width() -> None:
     assert decode_image(encoded(quarters()), (3, 5, 11)).shape == (3, 5, 11)
 
