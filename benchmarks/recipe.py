@@ -1,7 +1,7 @@
 """Compare training recipes at the same budget: -ELBO on validation images, paired over seeds, with 95% intervals.
 
-Each recipe is the default of params.yaml with the change that its name says: ``python -m benchmarks.recipe``. No test image is
-used; `dvc repro` measures on those once a recipe is chosen.
+Each recipe is the default of params.yaml with the change that its name says: ``python -m benchmarks.recipe``, for other nets with
+``--net``. No test image is used; ``python -m benchmarks.bounds`` measures on those once a recipe is chosen.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from pipeline import runtime
 from pipeline.data import holdout, load_dataset
 from pipeline.errors import one_line
 from pipeline.models.base import LatentModel, parametric_layers
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.stats import t_interval
 from pipeline.sweeps.pool import Report, run_all
 from pipeline.training.config import TrainConfig
@@ -47,12 +47,29 @@ def plain_bias(model: LatentModel) -> None:
     nn.init.uniform_(parametric_layers(model.decoder)[-1].get_parameter("bias"), -0.04, 0.04)
 
 
+# What differs from the section `vae` of params.yaml.
+NETS: dict[str, dict[str, Any]] = {
+    "mlp, d = 2": {},
+    "mlp, d = 20": {"latent_dim": 20},
+    "conv, d = 2": {"net": "conv", "hidden_dims": [32, 64]},
+    "conv, d = 50": {"net": "conv", "hidden_dims": [32, 64], "latent_dim": 50},
+}
+
+
+def params_of(net: str, seed: int, **changes: Any) -> Params:
+    """Return params.yaml with another net for the VAE, and further changes of its section."""
+    values = load_params(ROOT / "params.yaml").model_dump() | {"seed": seed}
+    return Params.model_validate(values | {"vae": values["vae"] | NETS[net] | changes})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What differs from the default."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of :class:`pipeline.training.config.TrainConfig`."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Keys of the section `vae` of params.yaml."""
     prepare: Callable[[LatentModel], None] = lambda model: None
     """What is done to the untrained model."""
 
@@ -77,13 +94,15 @@ RECIPES = {
     "Adam everywhere": Recipe({"hidden_optimizer": "adam"}),
     "Adam everywhere, 36 epochs": Recipe({"hidden_optimizer": "adam", "epochs": 36}),  # nearly the time of 30 with Shampoo
     "batches of 64": Recipe({"batch_size": 64}),
+    "hidden layers of 1024 and 512": Recipe(model={"hidden_dims": [1024, 512]}),
+    "hidden layers of 512, 512 and 256": Recipe(model={"hidden_dims": [512, 512, 256]}),
 }
 
 
-def validation_loss(name: str, seed: int, data: Path, report: Report) -> float:
+def validation_loss(name: str, net: str, epochs: int, seed: int, data: Path, report: Report) -> float:
     """Return -ELBO of the best epoch, nats per validation image."""
     recipe, dataset = RECIPES[name], load_dataset(data)
-    params = load_params(ROOT / "params.yaml").model_copy(update={"seed": seed})
+    params = params_of(net, seed, epochs=epochs, **recipe.model)
     train, val = holdout(dataset.train, params.data.val_size, seed)
     config = replace(TrainConfig.from_params(params, params.vae), beta=1.0, patience=0, **recipe.changes)
     with runtime.use("cpu", threads=1) as rt:
@@ -97,14 +116,16 @@ def validation_loss(name: str, seed: int, data: Path, report: Report) -> float:
 
 @click.command()
 @click.option("--data", default="data/dataset.safetensors", show_default=True, type=Path)
+@click.option("--net", default="mlp, d = 2", show_default=True, type=click.Choice(list(NETS)))
+@click.option("--epochs", default=30, show_default=True, type=click.IntRange(min=5))
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1), help="Trainings at once, one thread each.")
 @click.option("--only", multiple=True, type=click.Choice(list(RECIPES)), help="Recipes beside the default; repeatable.")
-def main(data: Path, seeds: int, workers: int, only: tuple[str, ...]) -> None:
+def main(data: Path, net: str, epochs: int, seeds: int, workers: int, only: tuple[str, ...]) -> None:
     """Print the table of recipes in docs/recipe.md."""
     names = [name for name in RECIPES if name == DEFAULT or not only or name in only]
     jobs = {(name, seed): f"{name}, seed {seed}" for seed in range(1, seeds + 1) for name in names}
-    tasks = {label: partial(validation_loss, name, seed, data) for (name, seed), label in jobs.items()}
+    tasks = {label: partial(validation_loss, name, net, epochs, seed, data) for (name, seed), label in jobs.items()}
     losses = run_all(tasks, "recipe", workers, len(tasks))
     rows = []
     for name in names:

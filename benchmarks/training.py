@@ -1,7 +1,8 @@
-"""Train the tutorial's VAE side by side with its peers: images per second, seconds, memory, -ELBO after equal epochs.
+"""Train the same VAE side by side with its peers: images per second, seconds, memory, -ELBO after equal epochs.
 
-``python -m benchmarks.training``. Each contender runs in a process, each peer in an environment of its own (`.bench/`). The
-rounds are interleaved, so that a machine whose speed drifts treats all alike; reported are medians of the ratios in a round.
+``python -m benchmarks.training`` trains the tutorial's, with ``--net conv`` a convolutional one of 50 latent dimensions. Each
+contender runs in a process, each peer in an environment of its own (`.bench/`). The rounds are interleaved, so that a machine
+whose speed drifts treats all alike; reported are medians of the ratios in a round.
 """
 
 import json
@@ -29,6 +30,7 @@ TORCH = "torch==2.15.0"
 CONTENDERS: dict[str, tuple[str, list[str], list[str]]] = {
     OURS: ("ours.py", [], []),
     "pipeline, autograd": ("ours.py", [], ["autograd"]),
+    "plain loop": ("plain.py", [], []),
     "tutorial idiom": ("tutorial.py", [], []),
     "pythae 0.1.2": ("pythae_vae.py", ["pythae==0.1.2", TORCH], []),
     "Lightning": ("lightning_module.py", ["lightning", TORCH], []),
@@ -48,12 +50,14 @@ def python_of(name: str, packages: list[str]) -> Path:
     return (folder / "bin/python").absolute()
 
 
-def contend(name: str, epochs: int) -> dict[str, float]:
+def contend(name: str, epochs: int, net: str) -> dict[str, float]:
     """Run a contender once."""
     script, packages, options = CONTENDERS[name]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"OMP_NUM_THREADS": "2", "BENCH_START": str(time.time())}
-    command = [str(part) for part in (python_of(name, packages), HERE / "peers" / script, BENCH.absolute(), epochs, *options)]
+    command = [
+        str(part) for part in (python_of(name, packages), HERE / "peers" / script, BENCH.absolute(), epochs, net, *options)
+    ]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - start
@@ -67,22 +71,24 @@ def contend(name: str, epochs: int) -> dict[str, float]:
 
 @click.command()
 @click.option("--data", default="data/dataset.safetensors", show_default=True, type=Path)
+@click.option("--net", default="mlp", show_default=True, type=click.Choice(["mlp", "conv"]))
 @click.option("--epochs", default=3, show_default=True, type=click.IntRange(min=2))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option(
     "--only", multiple=True, type=click.Choice(list(CONTENDERS)), help="Contenders beside ours; repeatable. Default: all."
 )
-def main(data: Path, epochs: int, rounds: int, only: tuple[str, ...]) -> None:
+def main(data: Path, net: str, epochs: int, rounds: int, only: tuple[str, ...]) -> None:
     """Print the table of docs/performance.md, and how a step compares with its matmuls."""
     dataset = load_dataset(data)
     BENCH.mkdir(exist_ok=True)
     np.save(BENCH / "train.npy", dataset.train.pixels[:, 0])
     np.save(BENCH / "test.npy", dataset.test.pixels[:, 0])
-    names = [OURS, *(name for name in CONTENDERS if name != OURS and (not only or name in only))]
+    wanted = only or [name for name in CONTENDERS if net == "mlp" or name not in ("pipeline, autograd", "JAX scan")]
+    names = [OURS, *(name for name in wanted if name != OURS)]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for index in range(rounds):
         for name in names:
-            found[name].append(contend(name, epochs))
+            found[name].append(contend(name, epochs, net))
             click.echo(f"round {index + 1}: {name}: {found[name][-1]['steady']:,.0f} images/s", err=True)
     click.echo(f"{dataset.name}, {len(dataset.train):,} images, {epochs} epochs, {rounds} rounds; {machine('torch')}\n")
     rows = []
@@ -102,6 +108,8 @@ def main(data: Path, epochs: int, rounds: int, only: tuple[str, ...]) -> None:
         "test -ELBO",
     )
     table(head, rows)
+    if net != "mlp":
+        return
     click.echo(f"\nThreads of the steps below: {startup.choose_waiting(2)}.")
     from benchmarks.floors import floors
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER, EPOCHS = Path(sys.argv[1]), int(sys.argv[2])
+FOLDER, EPOCHS, NET = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 BATCH, THREADS = 128, 2
 
 

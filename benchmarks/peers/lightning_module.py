@@ -5,7 +5,7 @@ import logging
 import lightning
 import torch
 from common import BATCH, EPOCHS, THREADS, Clock, images, report
-from torch import nn
+from nets import decoder, encoder
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,12 +15,11 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class LitVAE(lightning.LightningModule):
-    """784-512-256-2."""
+    """The net of :mod:`nets`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 4))
-        self.decoder = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784))
+        self.encoder, self.decoder = encoder(), decoder()
 
     def loss(self, x: torch.Tensor) -> torch.Tensor:
         """Return -ELBO in nats per image."""
@@ -44,7 +43,7 @@ class LitVAE(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-x = torch.from_numpy(images("train")).reshape(-1, 784).float() / 255
+x = torch.from_numpy(images("train"))[:, None].float() / 255
 model, clock = LitVAE(), Clock()
 trainer = lightning.Trainer(
     max_epochs=EPOCHS,
@@ -56,4 +55,4 @@ trainer = lightning.Trainer(
 )
 trainer.fit(model, DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=True))
 with torch.no_grad():
-    report(clock, model.loss(torch.from_numpy(images("test")).reshape(-1, 784).float() / 255).item())
+    report(clock, model.loss(torch.from_numpy(images("test"))[:, None].float() / 255).item())

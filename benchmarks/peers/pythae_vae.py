@@ -4,6 +4,7 @@ import logging
 
 import torch
 from common import BATCH, EPOCHS, THREADS, Clock, images, report
+from nets import LATENT, decoder, encoder
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -18,29 +19,28 @@ torch.manual_seed(0)
 
 
 class Encoder(BaseEncoder):
-    """784-512-256-2."""
+    """The encoder of :mod:`nets`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
-        self.mu, self.logvar = nn.Linear(256, 2), nn.Linear(256, 2)
+        self.net = encoder()
 
     def forward(self, x: torch.Tensor) -> ModelOutput:
         """Return mean and log variance."""
-        h = self.net(x)
-        return ModelOutput(embedding=self.mu(h), log_covariance=self.logvar(h))
+        mu, logvar = self.net(x).chunk(2, 1)
+        return ModelOutput(embedding=mu, log_covariance=logvar)
 
 
 class Decoder(BaseDecoder):
-    """2-256-512-784."""
+    """The decoder of :mod:`nets`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784), nn.Sigmoid())
+        self.net = nn.Sequential(decoder(), nn.Sigmoid())
 
     def forward(self, z: torch.Tensor) -> ModelOutput:
         """Return the reconstruction."""
-        return ModelOutput(reconstruction=self.net(z).reshape(-1, 1, 28, 28))
+        return ModelOutput(reconstruction=self.net(z))
 
 
 class Times(TrainingCallback):
@@ -51,7 +51,7 @@ class Times(TrainingCallback):
         clock.epoch()
 
 
-config = VAEConfig(input_dim=(1, 28, 28), latent_dim=2, reconstruction_loss="bce")
+config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
 model = VAE(config, encoder=Encoder(), decoder=Decoder())
 settings = BaseTrainerConfig(
     output_dir=".bench/pythae_runs", num_epochs=EPOCHS, learning_rate=1e-3, per_device_train_batch_size=BATCH, no_cuda=True

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import BATCH, EPOCHS, THREADS, Clock, images, report
+from nets import decoder, encoder
 from torch import nn
 from torch.nn import functional
 from torchvision import datasets, transforms
@@ -15,20 +16,15 @@ torch.manual_seed(0)
 
 
 class VAE(nn.Module):
-    """784-512-256-2 with two heads."""
+    """The net of :mod:`nets`, with pixel probabilities."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
-        self.mu, self.logvar = nn.Linear(256, 2), nn.Linear(256, 2)
-        self.decoder = nn.Sequential(
-            nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784), nn.Sigmoid()
-        )
+        self.encoder, self.decoder = encoder(), nn.Sequential(decoder(), nn.Sigmoid())
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return reconstruction, mean and log variance."""
-        h = self.encoder(x)
-        mu, logvar = self.mu(h), self.logvar(h)
+        mu, logvar = self.encoder(x).chunk(2, 1)
         return self.decoder(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)), mu, logvar
 
 
@@ -67,11 +63,11 @@ for _ in range(EPOCHS):
     totals = [0.0, 0.0, 0.0]
     for batch, _ in loader:
         optimizer.zero_grad()
-        terms = loss_of(model, batch.view(len(batch), -1))
+        terms = loss_of(model, batch)
         terms[0].backward()
         optimizer.step()
         totals = [total + term.item() for total, term in zip(totals, terms, strict=True)]
     clock.epoch()
 with torch.no_grad():
-    x = torch.from_numpy(images("test")).reshape(-1, 784).float() / 255
+    x = torch.from_numpy(images("test"))[:, None].float() / 255
     report(clock, loss_of(model, x)[0].item())

@@ -115,7 +115,8 @@ def evaluate_and_log(
         )
         click.echo(f"evaluate {name}: {rt}; {len(context.test):,} test images; classifier {about}")
         measured = measure(context, _progress(name, families))
-    numbers = {"dataset": dataset.name, "model": name, "profile": options.profile, "classifier": about} | measured.numbers
+    numbers = {"dataset": dataset.name, "model": name, "likelihood": trained.config.likelihood, "profile": options.profile}
+    numbers |= {"classifier": about} | measured.numbers
     flat: dict[str, Any] = rounded(flatten(numbers))
     about_model = dataset.name, name, trained.beta, params.seed, list(SAMPLERS), md5(weights)
     evaluated = Results(*about_model, measured.arrays, dataset.classes)

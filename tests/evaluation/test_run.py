@@ -71,7 +71,7 @@ def test_files_and_log_hold_the_same_numbers(files: Path, params: Params, logged
 
 def test_chosen_families_alone_are_measured(files: Path, params: Params, logged: list[tuple[Any, ...]]):
     numbers = evaluate(files, params, families=["test"], results=files / "results")
-    assert {key.split("/")[0] for key in numbers} == {"dataset", "model", "profile", "classifier", "test"}
+    assert {key.split("/")[0] for key in numbers} == {"dataset", "model", "likelihood", "profile", "classifier", "test"}
     assert all(name.startswith("image_") for name in load_results(files / "results").arrays)
 
 

@@ -114,6 +114,7 @@ def test_curves_of_the_terms_that_were_logged(compare: Compare) -> None:
     assert figure is not None
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["Loss at β = 1", "Reconstruction"]
     assert [line.get_ydata().tolist() for line in figure.axes[0].get_lines()] == [[40.0, 39.0, 38.5]] * len(ALL)
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == compared.table["name"].tolist()
 
 
 def test_one_model_is_pictured_for_each_beta_and_latent_size(compare: Compare) -> None:

@@ -70,11 +70,12 @@ def test_values_of_other_images_are_not_paired(repository: Path) -> None:
     np.testing.assert_array_equal(pair[1]["elbo"], pair[0]["elbo"] + 1)
 
 
-def test_values_that_a_revision_does_not_have_are_not_paired(repository: Path) -> None:
+def test_values_that_a_revision_does_not_have_are_not_paired(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("git", "rm", "--quiet", "--cached", "results/vae_images.parquet.dvc")
     run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "without")
     write_images(ELBO)
     assert revision.per_image("vae", "HEAD") is None
+    assert capsys.readouterr().err == "note: DVC has no results/vae_images.parquet at HEAD; nothing is paired\n"
 
 
 @pytest.mark.parametrize("command", ["gate", "report"])
@@ -123,6 +124,7 @@ def test_columns_of_a_table_are_aligned() -> None:
 
 def test_bars_and_newlines_in_a_cell_are_escaped() -> None:
     assert table(["a"], [["one|two\nthree"]]).splitlines()[2] == r"| one\|two three |"
+    assert revision.markdown("<b>\\|c") == r"`<b>\|c`"  # as code, in which a backslash of its own would free the bar
 
 
 def test_floats_have_six_digits() -> None:
@@ -239,6 +241,16 @@ def test_dvc_whose_database_has_no_space_is_one_line(monkeypatch: pytest.MonkeyP
         74,
         "error: a file of dvc params: Input/output error; make room or make it writable, then run again\n",
     )
+
+
+@pytest.mark.parametrize(("stderr", "said"), [("WARNING: old\nERROR: no such thing\nmore", "no such thing"), ("", "exit code 3")])
+def test_dvcs_own_words_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stderr: str, said: str) -> None:
+    program = tmp_path / "dvc"
+    program.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{stderr}\nEND\nexit 3\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: str(program))
+    with pytest.raises(ComparisonError, match=f"^dvc params diff: {said}$"):
+        revision.dvc("params", "diff", "HEAD")
 
 
 def test_dvc_keeps_the_variables_that_configure_it(monkeypatch: pytest.MonkeyPatch) -> None:
