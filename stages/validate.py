@@ -6,6 +6,7 @@ if __name__ == "__main__":
     begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
 
 from pipeline.datasets import DATASETS
+from pipeline.datasets.arrays import arrays
 from pipeline.datasets.own import KINDS, find
 from pipeline.errors import ParamsError
 from pipeline.params import Params
@@ -18,8 +19,11 @@ def check_nets(params: Params) -> None:
 
     from pipeline.models import ModelConfig
 
-    image = params.data.image
-    shape = (image.channels, image.size, image.size) if params.data.name == "folder" else (1, 28, 28)
+    data, shape = params.data, (1, 28, 28)
+    if data.name == "folder":
+        shape = (data.image.channels, data.image.size, data.image.size)
+    elif data.name == "arrays":
+        shape = arrays(data.path, test_size=data.test_size).train.shape
     for name, model in (("ae", params.ae), ("vae", params.vae)):
         with torch.device("meta"):  # takes no memory
             ModelConfig(name, model.net, shape, model.latent_dim, tuple(model.hidden_dims)).build()
@@ -32,7 +36,7 @@ def main(params: Params) -> None:
         raise ParamsError(f"data.name: {data.name!r} is not a data set; allowed are {', '.join([*DATASETS, *KINDS])}")
     if data.name in KINDS:
         find(data.name, data.path)
-    if data.name != "arrays" and {params.ae.net, params.vae.net} != {"mlp"}:  # which takes any size, and need not import torch
+    if {params.ae.net, params.vae.net} != {"mlp"}:  # which takes any size, and need not import torch
         check_nets(params)
 
 

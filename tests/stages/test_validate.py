@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -21,6 +22,7 @@ def validate(folder: Path, changes: dict[str, Any]) -> tuple[int, str]:
             section = section[name]
         section[last] = value
     yaml.dump(params, folder / "params.yaml")
+    np.save(folder / "small.npy", np.zeros((5, 6, 6), bool))
     command = [sys.executable, "-c", "from stages import run; from stages.validate import main; run(main)"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     return done.returncode, done.stderr
@@ -40,6 +42,7 @@ CONV: dict[str, Any] = {"vae.net": "conv", "vae.hidden_dims": [8, 8, 8]}
         ({"data.name": "folder", "data.path": "params.yaml"}, "data.path: params.yaml: a file; data.name: folder needs a folder"),
         ({"data.name": "arrays", "data.path": "."}, "data.path: .: a folder; data.name: arrays needs a file"),
         (CONV | {"data.name": "folder", "data.path": ".", "data.image.size": 36}, "32 x 32 or 40 x 40"),
+        (CONV | {"data.name": "arrays", "data.path": "small.npy"}, "images of 6 x 6"),
         (CONV, "images of 28 x 28"),
         ({"ae.net": "cnn"}, "ae.net: 'cnn' is not allowed"),
     ],
