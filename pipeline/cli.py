@@ -95,10 +95,19 @@ def main(context: click.Context) -> None:
 @click.option("--experiment", help="MLflow's experiment.  [default: MLFLOW_EXPERIMENT_NAME or latent-spaces]")
 @click.option("--dataset", help="Only runs on this data set.")
 @click.option("--model", help="Only runs of this model.")
+@click.option("--data", help="Only runs on this version of the data set, the md5 of data/dataset.safetensors; all: on any.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, help="Only runs with this tag, key=value; repeatable.")
 @click.option("--out", default="compare", show_default=True, type=PATH, help="Folder for png, csv and html.")
 @click.option("--dpi", default=110, show_default=True, type=click.IntRange(50, 600), help="Dots per inch of the png.")
-def compare(experiment: str | None, dataset: str | None, model: str | None, tags: dict[str, str], out: Path, dpi: int) -> None:
+def compare(
+    experiment: str | None,
+    dataset: str | None,
+    model: str | None,
+    data: str | None,
+    tags: dict[str, str],
+    out: Path,
+    dpi: int,
+) -> None:
     """Compare MLflow's runs: a table here, figures in --out."""
     from rich.console import Console
 
@@ -106,7 +115,7 @@ def compare(experiment: str | None, dataset: str | None, model: str | None, tags
     from pipeline.reporting.compare_figures import write_comparison
     from pipeline.tracking.store import records
 
-    compared = select(records(experiment), dataset, model, tags)
+    compared = select(records(experiment), dataset, model, tags, data)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with console.capture() as table:  # it would end the process with 1 when the reader has gone
         console.print(render(compared))

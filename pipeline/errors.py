@@ -96,6 +96,15 @@ def reason(error: Exception) -> str:
     return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal shows as it is, with escapes for letters that it would not.
+
+    >>> printable("a\\nb \\x1b[1m")
+    'a b \\\\x1b[1m'
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(text.split()))
+
+
 def describe(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code of an error that the user can act on, None for any other."""
     import click
@@ -165,7 +174,6 @@ def one_line() -> Iterator[None]:
     except Exception as error:
         if not (known := describe(error)):
             raise
-        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(redact(known[0]).split()))
         with suppress(OSError):
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            print(f"error: {printable(redact(known[0]))}", file=sys.stderr, flush=True)
         sys.exit(known[1])

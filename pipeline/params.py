@@ -44,8 +44,27 @@ def _without_credentials(mirror: str) -> str:
 Mirror = Annotated[str, AfterValidator(_without_credentials)]
 
 
+def _is_local(path: str) -> str:
+    if not path.strip() or not path.isprintable() or "://" in path or path.startswith("~"):
+        raise ValueError("allowed is the path of a folder or file on this machine")
+    return path
+
+
+class ImageParams(Section):
+    size: int = Field(ge=1, le=4096, description="Height and width in pixels.")
+    channels: Literal[1, 3] = Field(description="1: gray, 3: color.")
+    fit: Literal["crop", "pad"] = Field(description="How a file becomes a square: crop keeps its center, pad adds bars.")
+    background: Literal["white", "black"] = Field(description="Color of transparent pixels and of the bars.")
+
+
 class DataParams(Section):
-    name: Name = Field(description="Data set, one of pipeline/datasets; the stage ``download`` refuses an unknown name.")
+    name: Name = Field(description="Data set, one of pipeline/datasets, or folder or arrays for images of your own.")
+    path: Annotated[str, AfterValidator(_is_local)] = Field(
+        max_length=4096, description="Of folder and arrays: where they are. DVC needs a path that exists for all data sets."
+    )
+    image: ImageParams = Field(description="Of folder: what the image files become.")
+    test_size: float = Field(gt=0, lt=1, description="Of folder and arrays without a split: fraction of the images to test.")
+    on_error: Literal["stop", "skip"] = Field(description="Of folder, for files that cannot be read: stop, or leave them out.")
     mirror: Mirror | None = Field(description="Folder, ``file:`` or ``http(s):`` URL that is asked, not the published mirrors.")
     fallback: Literal["digits"] | None = Field(description="Data set used when no mirror answers; null: stop with exit code 3.")
     val_size: float = Field(gt=0, le=0.5, description="Fraction of the training images held out for validation by ``seed``.")

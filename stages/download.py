@@ -1,6 +1,7 @@
-"""Download and check the data set, and write the one prepared file that all later stages read.
+"""Download or read the data set, check it, and write the one prepared file that all later stages read.
 
-The mirrors are PIPELINE_MIRROR and data.mirror, in this order, or, where none of them is set, the published ones.
+The mirrors are PIPELINE_MIRROR and data.mirror, in this order, or, where none of them is set, the published ones. Images of
+your own (data.name: folder or arrays) are read from data.path.
 """
 
 if __name__ == "__main__":
@@ -16,6 +17,9 @@ import click
 
 from pipeline.data import Dataset, Images, save_dataset
 from pipeline.datasets import load
+from pipeline.datasets.arrays import arrays
+from pipeline.datasets.folder import folder
+from pipeline.datasets.own import KINDS
 from pipeline.datasets.transfer import Unavailable
 from pipeline.errors import ParamsError
 from pipeline.params import DataParams, Params
@@ -34,6 +38,23 @@ NOTICE = """\
 
 
 def obtain(data: DataParams) -> Dataset:
+    """Return the data set ``data.name``, one of your own from ``data.path``."""
+    if data.name == "arrays":
+        return arrays(data.path, test_size=data.test_size)
+    if data.name == "folder":
+        image = data.image
+        return folder(
+            data.path,
+            (image.channels, image.size, image.size),
+            fit=image.fit,
+            background=image.background,
+            test_size=data.test_size,
+            on_error=data.on_error,
+        )
+    return fetched(data)
+
+
+def fetched(data: DataParams) -> Dataset:
     """Return ``data.name`` or, with a notice, ``data.fallback`` when no published mirror has it.
 
     Raises Unavailable when a mirror that the user named lacks it, and IntegrityError for wrong bytes of any mirror.
@@ -65,10 +86,13 @@ def describe(images: Images) -> dict[str, int | str]:
 def main(params: Params, out: Path, metrics: Path) -> None:
     dataset = obtain(params.data)
     channels, height, width = dataset.train.shape
-    summary = {"name": dataset.name, "requested": params.data.name, "channels": channels, "height": height, "width": width}
+    requested = dataset.name if params.data.name in KINDS else params.data.name
+    summary = {"name": dataset.name, "requested": requested, "channels": channels, "height": height, "width": width}
     save_dataset(out, dataset)
     save_metrics(metrics, summary | {"train": describe(dataset.train), "test": describe(dataset.test)})
-    click.echo(f"{out}: {dataset.name}, {len(dataset.train):,} train and {len(dataset.test):,} test images of {height} x {width}")
+    classes = f" of {len(dataset.classes)} classes" if dataset.classes else ""
+    size = f"{height} x {width}" + (f" x {channels}" if channels > 1 else "")
+    click.echo(f"{out}: {dataset.name}, {len(dataset.train):,} train and {len(dataset.test):,} test images of {size}{classes}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The data sets by name: each a function of the mirrors to ask that returns a :class:`pipeline.data.Dataset`.
 
-May import data and errors. A new data set is one file here and one entry below.
+May import data, errors and startup. A new data set is one file here and one entry below. Those of your own, ``folder.py`` and
+``arrays.py``, are functions of a path.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pipeline.data import Dataset
 from pipeline.datasets.digits import digits
 from pipeline.datasets.mnist import fashion_mnist, kmnist, mnist
+from pipeline.datasets.own import KINDS
 
 Source = Callable[[Sequence[str]], Dataset]
 DATASETS: dict[str, Source] = {"mnist": mnist, "fashion_mnist": fashion_mnist, "kmnist": kmnist, "digits": digits}
@@ -20,5 +22,5 @@ def load(name: str, mirrors: Sequence[str] = ()) -> Dataset:
     IntegrityError when a mirror serves other bytes and none has the files.
     """
     if name not in DATASETS:
-        raise ValueError(f"{name!r} is not a data set; allowed are {', '.join(DATASETS)}")
+        raise ValueError(f"{name!r} is not a data set; allowed are {', '.join([*DATASETS, *KINDS])}")
     return DATASETS[name](mirrors)

@@ -27,7 +27,7 @@ def idx_file(name: str, shape: Sequence[int], sha256: str | None = None, gz_md5:
 class IdxDataset:
     """Four IDX files, in the order train images, train labels, test images, test labels, and the mirrors that publish them.
 
-    ``raw`` is the folder in which torchvision keeps the files.
+    ``raw`` is the folder in which torchvision keeps the files; ``classes`` are the names of the labels.
     """
 
     name: str
@@ -35,6 +35,7 @@ class IdxDataset:
     files: tuple[File, File, File, File]
     raw: str = "raw"
     patience: Patience | None = None
+    classes: tuple[str, ...] = ()
 
     def __call__(self, mirrors: Sequence[str] = ()) -> Dataset:
         """Return the data set from ``mirrors`` or, where none is given, the published ones; errors are those of :func:`fetch`."""
@@ -48,4 +49,4 @@ class IdxDataset:
             shape = struct.unpack_from(f">{file.header[3]}I", content, 4)
             arrays.append(np.frombuffer(content, np.uint8, offset=len(file.header)).reshape(shape))
         train, test = (Images(arrays[i][:, None], arrays[i + 1].astype(np.int64)) for i in (0, 2))
-        return Dataset(self.name, train, test)
+        return Dataset(self.name, train, test, self.classes)

@@ -31,6 +31,7 @@ fashion_mnist = IdxDataset(
         idx_file("t10k-labels-idx1-ubyte", (10_000,), "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
     ),
     raw="FashionMNIST/raw",
+    classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 kmnist = IdxDataset(
     "kmnist",
@@ -42,4 +43,5 @@ kmnist = IdxDataset(
         idx_file("t10k-labels-idx1-ubyte", (10_000,), gz_md5="7320c461ea6c1c855c0b718fb2a4b134"),
     ),
     raw="KMNIST/raw",
+    classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
 )

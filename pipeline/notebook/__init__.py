@@ -3,6 +3,7 @@
 May import params, data, datasets, models, training, evaluation and figures.
 """
 
+from pipeline.notebook.data import load_images as load_images
 from pipeline.notebook.data import load_mnist as load_mnist
 from pipeline.notebook.models import VAE as VAE
 from pipeline.notebook.models import AnnealedBetaVAE as AnnealedBetaVAE

@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline import datasets
 from pipeline.data import Dataset, Images, Shape, holdout, load_dataset
+from pipeline.datasets.arrays import arrays
+from pipeline.datasets.folder import folder
+from pipeline.datasets.own import ARRAYS
 from pipeline.datasets.transfer import Unavailable
 
 PREPARED = Path(__file__).parents[2] / "data/dataset.safetensors"
@@ -45,7 +48,40 @@ def load_mnist(batch_size: int = 128, *, name: str = "mnist", val_size: float = 
     downloaded, from the folder or URL in the environment variable ``PIPELINE_MIRROR`` if it is set, which must have them. Without
     it and without a network they are scikit-learn's digits, with a warning. The training images are shuffled.
     """
-    dataset = _obtain(name)
+    return _loaders(_obtain(name), batch_size, val_size, seed)
+
+
+def load_images(
+    path: str | Path,
+    size: int = 28,
+    channels: int = 1,
+    *,
+    fit: str = "crop",
+    background: str = "white",
+    on_error: str = "stop",
+    batch_size: int = 128,
+    test_size: float = 0.2,
+    val_size: float = 0.05,
+    seed: int = 1,
+) -> tuple[Loader, ...]:
+    """Return ``(train_loader, val_loader, test_loader)`` of images of your own, ``[B, channels, size, size]`` in [0, 1].
+
+    ``path`` is a folder, of which :func:`pipeline.datasets.folder.folder` says how it is read, or a file for
+    :func:`pipeline.datasets.arrays.arrays`, whose images keep their size. The names of its subfolders are the classes; without
+    classes the batches have no labels.
+
+    >>> train, val, test = load_images("images/photos", size=32, channels=3)  # doctest: +SKIP
+    >>> Autoencoder(input_dim=3 * 32 * 32)  # doctest: +SKIP
+    """
+    if Path(path).suffix in ARRAYS:
+        dataset = arrays(path, test_size=test_size)
+    else:  # in this process: others would run a script that lacks `if __name__ == "__main__"` again
+        options: dict[str, Any] = {"fit": fit, "background": background, "test_size": test_size, "on_error": on_error}
+        dataset = folder(path, (channels, size, size), workers=1, **options)
+    return _loaders(dataset, batch_size, val_size, seed)
+
+
+def _loaders(dataset: Dataset, batch_size: int, val_size: float, seed: int) -> tuple[Loader, ...]:
     train, val = holdout(dataset.train, val_size, seed)
     print(f"{dataset.name}: {len(train):,} train, {len(val):,} validation and {len(dataset.test):,} test images")
     splits = (train, val, dataset.test)

@@ -33,8 +33,8 @@ class Network(nn.Module):
 
     def __init__(self, input_dim: int = 784, latent_dim: int = 2, hidden_dims: Sequence[int] = (512, 256)) -> None:
         super().__init__()
-        side = math.isqrt(input_dim)
-        self.image_shape = (1, side, side) if side**2 == input_dim else (1, 1, input_dim)
+        squares = [(channels, side, side) for channels in (1, 3) for side in (math.isqrt(input_dim // channels),)]
+        self.image_shape = next((shape for shape in squares if math.prod(shape) == input_dim), (1, 1, input_dim))
         self.core = ModelConfig(self.name, "mlp", self.image_shape, latent_dim, tuple(hidden_dims)).build()
         self.input_dim, self.latent_dim = input_dim, latent_dim
         self.dataset, self.history = "no data yet", History()

@@ -15,9 +15,10 @@ from pipeline.tracking.run import MODEL_MD5, Record, Run
 # Columns of the table, and where a run holds them.
 PARAMS = {"model": "model.name", "beta": "beta", "latent_dim": "model.latent_dim", "seed": "seed"}
 METRICS = {"recon": "test/recon", "kl": "test/kl", "elbo": "test/elbo"}
-TAGS = {"role": "role", "dataset": "dataset", "experiment": "dvc.exp.name"}
-SHOWN = ["name", "role", "model", "beta", "latent_dim", "seed", "recon", "kl", "elbo", "experiment"]
+TAGS = {"role": "role", "dataset": "dataset", "data": "data.md5", "experiment": "dvc.exp.name"}
+SHOWN = ["name", "role", "model", "beta", "latent_dim", "seed", "recon", "kl", "elbo", "data", "experiment"]
 ROLES = ["main", "comparison", "depth-matched", "seed", "sweep"]  # in this order, then runs of earlier versions, which have none
+SHORT = 7  # letters of an md5 that are shown
 COLUMNS = [*SHOWN, "dataset", "status", "run_id"]
 
 
@@ -36,13 +37,39 @@ class Comparison:
     def scored(self) -> pd.DataFrame:
         """Return the rows with a beta and a test ELBO, and a column ``series``: models that differ in beta and seed alone."""
         rows = self.table.dropna(subset=["beta", *METRICS])
-        return rows.assign(series=rows["model"] + " d=" + rows["latent_dim"].astype("Int64").astype(str))
+        version = (" data " + rows["data"]).fillna("")
+        return rows.assign(series=rows["model"] + " d=" + rows["latent_dim"].astype("Int64").astype(str) + version)
 
 
-def select(found: Sequence[tuple[Record, Run]], dataset: str | None, model: str | None, tags: dict[str, str]) -> Comparison:
+def _one_version(versions: pd.Series, dataset: str, wanted: str | None) -> pd.Series:
+    """Return which runs are of the version that is wanted, the first letters of its md5.
+
+    Raises ParamsError for several versions unless one of them, or ``all``, is wanted. A run that has none counts for each.
+    """
+    known = versions.dropna().str[:SHORT].value_counts(sort=False)
+    listed = ", ".join(f"{md5} ({count} run{'s' * (count > 1)})" for md5, count in known.items())
+    if wanted not in (None, "all"):
+        chosen = versions.isna() | versions.fillna("").str.startswith(wanted)
+        if not wanted or not chosen.any():
+            raise ParamsError(f"no run is of version {wanted!r} of {dataset}; there are {listed or 'none'}")
+        return chosen
+    if wanted is None and len(known) > 1:
+        choice = f"choose one with --data {known.index[0]}, or compare them with --data all"
+        raise ParamsError(f"these runs are of {len(known)} versions of {dataset}, the newest first: {listed}; {choice}")
+    return versions.isna() | versions.notna()
+
+
+def select(
+    found: Sequence[tuple[Record, Run]],
+    dataset: str | None,
+    model: str | None,
+    tags: dict[str, str],
+    data: str | None = None,
+) -> Comparison:
     """Return the runs that pass the filters, the newest of those with the same weights.
 
-    Raises ParamsError when none does, or when they are of several data sets and ``dataset`` does not choose.
+    ``data`` is the version of the data set, the first letters of the md5 of the prepared file, or ``all``.
+    Raises ParamsError when no run passes, or when they are of several data sets or versions and nothing chooses.
     """
     rows, runs, seen = [], [], set()
     wanted = tags | ({"dataset": dataset} if dataset else {})
@@ -66,6 +93,9 @@ def select(found: Sequence[tuple[Record, Run]], dataset: str | None, model: str 
     table.loc[same, "name"] += " " + table["run_id"].str[:4]  # runs that differ in what is not part of their names
     if len(names := sorted(table["dataset"].unique())) > 1:
         raise ParamsError(f"these runs are of several data sets ({', '.join(names)}); choose one with --dataset")
+    chosen = _one_version(table["data"], names[0], data)
+    table, runs = table[chosen].reset_index(drop=True), [run for run, is_chosen in zip(runs, chosen, strict=True) if is_chosen]
+    table["data"] = table["data"].str[:SHORT] if table["data"].nunique() > 1 else None
     order = table["role"].map({name: index for index, name in enumerate(ROLES)})
     table = table.assign(order=order).sort_values(["order", "model", "latent_dim", "beta", "seed"], kind="stable")
     return Comparison(table[COLUMNS].reset_index(drop=True), [runs[index] for index in table.index])

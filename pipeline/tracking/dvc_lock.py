@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import IntegrityError, reason
 
+OWN = ("folder", "arrays")  # the data sets that are read from data.path
 LOCKS = ("dvc.lock", "claims/dvc.lock")
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # also part of a path, so nothing else passes
 
@@ -138,6 +140,24 @@ def read(path: str) -> list[Stage]:
 def locked_stages() -> list[Stage]:
     """Return the stages of the lock files that are in the workspace. Raises IntegrityError when one is damaged."""
     return [stage for path in LOCKS if Path(path).exists() for stage in read(path)]
+
+
+def version_of(data_md5: str, stages: Iterable[Stage]) -> str:
+    """Return the version of the prepared data set with this md5: that of the images of your own it was made of, else its md5.
+
+    The images' version is the md5 that ``data.path`` has in dvc.lock, the one in the .dvc file of ``dvc add``.
+    """
+    for stage in stages:
+        if stage.module == "download" and data_md5 in stage.outs.values() and stage.params.get("data.name") in OWN:
+            return stage.deps.get(str(PurePosixPath(str(stage.params.get("data.path")))), data_md5)
+    return data_md5
+
+
+def version_here(data_md5: str) -> str:
+    """Return the :func:`version_of` a data set that the workspace's lock files name, the md5 itself where one is damaged."""
+    with suppress(IntegrityError):
+        return version_of(data_md5, locked_stages())
+    return data_md5
 
 
 def read_locked(path: str) -> bytes:

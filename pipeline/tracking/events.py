@@ -17,10 +17,10 @@ from pipeline.tracking.values import HEADLINE, headline
 CHAMPION = "champion"
 
 
-def log_training_start(run: Run, settings: Values, dataset: str, data: str | Path, data_md5: str, shape: tuple[int, ...]) -> None:
-    """Log the params of a training, and its data set with the shape ``[N, C, H, W]`` of the training images."""
+def log_training_start(run: Run, settings: Values, dataset: str, data: str | Path, version: str, shape: tuple[int, ...]) -> None:
+    """Log the params of a training, and its data set with the version and the shape ``[N, C, H, W]`` of the training images."""
     run.log_params(settings)
-    run.log_data(dataset, data, data_md5, shape)
+    run.log_data(dataset, data, version, shape)
 
 
 def log_training_end(

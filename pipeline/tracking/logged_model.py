@@ -79,12 +79,14 @@ def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> No
     client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
 
 
-def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
-    """Log the training data, images of this shape, as an input of a run, with its md5 as the digest."""
+def log_data(
+    client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, digest: str, shape: tuple[int, ...]
+) -> None:
+    """Log the training data, images of this shape, as an input of a run, with a digest of its content."""
     mlflow = load_mlflow()
     images = np.broadcast_to(np.uint8(0), shape)  # MLflow stores only shape and type
     source = mlflow.data.sources.LocalArtifactDatasetSource(str(path))
-    data = mlflow.data.from_numpy(images, source, name=name, digest=md5)._to_mlflow_entity()
+    data = mlflow.data.from_numpy(images, source, name=name, digest=digest)._to_mlflow_entity()
     tag = mlflow.entities.InputTag("mlflow.data.context", "training")
     inputs = [mlflow.entities.DatasetInput(data, [tag])]
     try:

@@ -240,11 +240,11 @@ class Run:
             found = self.fetch(name, Path(folder))
             return found.read_text("utf-8", "replace") if found else None
 
-    def log_data(self, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
-        """Log the training data, images of this shape, as an input with its md5 of dvc.lock as the digest."""
+    def log_data(self, name: str, path: str | Path, version: str, shape: tuple[int, ...]) -> None:
+        """Log the training data, images of this shape, as an input with its version, an md5 of dvc.lock, as the digest."""
         if not self._held or not self._held.has_data:
             self.added["inputs"] += 1
-            call = partial(logged_model.log_data, name=name, path=path, md5=md5, shape=shape)
+            call = partial(logged_model.log_data, name=name, path=path, digest=version, shape=shape)
             self.when_quick("data", partial(self.attempt, call))
 
     def log_model(self, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:

@@ -17,7 +17,7 @@ from pipeline.storage import load_json
 from pipeline.tracking import events, store
 from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
-from pipeline.tracking.dvc_lock import Stage
+from pipeline.tracking.dvc_lock import Stage, version_of
 from pipeline.tracking.dvc_repo import Source, sources
 from pipeline.tracking.origin import COMMIT
 from pipeline.tracking.pages import label, role
@@ -95,7 +95,9 @@ class Training:
         shape: Shape = (0, 0, 0)
         if about := self.about_data:
             shape = (about.get("channels", 1), about["height"], about["width"])
-            events.log_training_start(run, self.settings, about["name"], *self.data, (about["train/images"], *shape))
+            path, md5 = self.data
+            version, full = version_of(md5, self.source.stages), (about["train/images"], *shape)
+            events.log_training_start(run, self.settings, about["name"], path, version, full)
         held = {key: {} if self.is_new else run.points(key) for key in (self.epochs or [{}])[0]}
         for row in self.epochs:
             run.log_epoch({key: value for key, value in row.items() if key == "epoch" or row["epoch"] not in held[key]})

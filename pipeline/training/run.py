@@ -22,6 +22,7 @@ from pipeline.params import ModelParams, Params
 from pipeline.startup import stop_if_asked
 from pipeline.storage import flatten, md5, save_arrays, save_csv, save_metrics
 from pipeline.tracking import events, store
+from pipeline.tracking.dvc_lock import version_here
 from pipeline.tracking.pages import label
 from pipeline.tracking.run import Run
 from pipeline.training.checkpoint import Checkpoints, source_sha256
@@ -181,7 +182,8 @@ def train(
         about |= {"device": rt.device.type, "threads": str(rt.threads), "role": role}
         with store.start(label(settings), about, saved.run_id()) as run:
             saved.run_id(run.id)
-            events.log_training_start(run, settings, dataset.name, data, identity["data.md5"], dataset.train.pixels.shape)
+            version = version_here(identity["data.md5"])
+            events.log_training_start(run, settings, dataset.name, data, version, dataset.train.pixels.shape)
             config = TrainConfig.from_params(params, getattr(params, name))
             watched = Replay(trained.model, dataset.test, config.epochs, rt.device)
             checkpoint = saved.load(config.epochs, state_shapes(trained.model, config) | {"codes": watched.codes.shape})

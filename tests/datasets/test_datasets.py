@@ -68,6 +68,8 @@ FASHION = MNIST.with_name("fashion_mnist")
 def test_the_real_fashion_mnist_from_files_that_were_compressed_anew() -> None:
     dataset = load("fashion_mnist", [str(FASHION)])
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
+    assert dataset.test.labels is not None
+    assert [dataset.classes[label] for label in dataset.test.labels[:4]] == ["Ankle boot", "Pullover", "Trouser", "Trouser"]
     assert {tuple(np.bincount(part.labels)) for part in (dataset.train, dataset.test)} == {(6000,) * 10, (1000,) * 10}
     assert dataset.train.pixels.mean() / 255 == pytest.approx(0.2860, abs=1e-4)
     with pytest.raises(IntegrityError, match="sha256"):

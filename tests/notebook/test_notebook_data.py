@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.data import Dataset, Images, save_dataset
 from pipeline.datasets.transfer import Unavailable
-from pipeline.notebook import data, load_mnist
+from pipeline.notebook import Autoencoder, data, load_images, load_mnist, train_model
 
 SHAPE = (1, 28, 28)
 
@@ -80,3 +81,26 @@ def test_normalized_images_are_refused():
     loader = DataLoader(TensorDataset(torch.randn(20, *SHAPE), torch.zeros(20, dtype=torch.long)), 10)
     with pytest.raises(ValueError, match=r"images must be in \[0, 1\].*leave out Normalize"):
         data.images_of(loader, SHAPE)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, ("cat", "dog")), (3, ("cat", "dog")), (3, ("cat",))])
+def test_images_of_your_own_are_loaded_and_learned(channels, classes, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for index in range(24):
+        path = tmp_path / "photos" / classes[index % len(classes)] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (10, 8, 3), np.uint8)).save(path)
+    train, val, test = load_images(tmp_path / "photos", size=8, channels=channels, batch_size=64)
+    assert "photos: " in capsys.readouterr().out
+    assert sum(len(loader.dataset) for loader in (train, val, test)) == 24
+    images, *labels = next(iter(train))
+    assert images.shape[1:] == (channels, 8, 8)
+    assert [set(label.tolist()) for label in labels] == ([{0, 1}] if len(classes) == 2 else [])
+    model = Autoencoder(channels * 64, hidden_dims=[8])
+    assert model.image_shape == (channels, 8, 8)
+    assert len(train_model(model, train, val, num_epochs=1)["val_loss"]) == 1
+
+
+def test_a_file_of_arrays_is_loaded(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 6, 6, 3)))
+    assert next(iter(load_images(tmp_path / "x.npy")[2]))[0].shape[1:] == (3, 6, 6)

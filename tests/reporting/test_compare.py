@@ -61,6 +61,35 @@ def test_several_data_sets_are_refused() -> None:
     assert names(runs, "squares", None, {}) == ["b"]
 
 
+VERSIONS = [
+    found("new", 1, **{"data.md5": "abc123456"}),
+    found("other", 2, **{"data.md5": "abc123456"}),
+    found("old", 3, **{"data.md5": "def123456"}),
+    found("before", 4),
+]
+
+
+def test_several_versions_of_a_data_set_are_refused_unless_one_or_all_are_wanted() -> None:
+    message = r"2 versions of blobs, the newest first: abc1234 \(2 runs\), def1234 \(1 run\); choose one with --data abc1234, or"
+    with pytest.raises(ParamsError, match=message):
+        select(VERSIONS, None, None, {})
+    assert names(VERSIONS, None, None, {}, "def") == ["old", "before"]
+    one = select(VERSIONS, None, None, {}, "abc1234")
+    assert one.table["name"].tolist() == [run.name for run in one.runs] == ["new", "other", "before"]  # type: ignore[attr-defined]
+    assert "data" not in {column for column in one.table if one.table[column].notna().any()}
+    every = select(VERSIONS, None, None, {}, "all").table.set_index("name")
+    assert every.loc[["new", "old"], "data"].tolist() == ["abc1234", "def1234"]
+    with pytest.raises(ParamsError, match=r"no run is of version 'f' of blobs; there are abc1234 \(2 runs\), def1234"):
+        select(VERSIONS[:3], None, None, {}, "f")
+
+
+def test_runs_on_several_versions_are_no_series() -> None:
+    metrics = {"test_recon": 1.0, "test_kl": 1.0, "test_elbo": -2.0}
+    runs = [found(name, 2, metrics=metrics, **{"data.md5": name * 8, "model.md5": name}) for name in "ab"]
+    assert select(runs, None, None, {}, "all").scored()["series"].nunique() == 2
+    assert select(runs, None, None, {}, "a").scored()["series"].tolist() == ["vae d=2"]
+
+
 def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
     record, run = found("a", 2, metrics={"test_recon": 132.2071, "test_kl": 6.5, "test_elbo": -138.7})
     compared = select([(record, run), found("b", 3, "ae")], None, None, {})

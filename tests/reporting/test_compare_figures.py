@@ -56,7 +56,9 @@ def compare(tmp_path: Path) -> Compare:
             recon, kl = (20.0, None) if beta is None else TERMS[beta]
             elbo = None if kl is None else -recon - kl
             name = f"{model} beta={beta} seed={seed}"
-            rows.append((name, "main", model, beta, latent_dim, seed, recon, kl, elbo, None, "blobs", "FINISHED", str(number)))
+            rows.append(
+                (name, "main", model, beta, latent_dim, seed, recon, kl, elbo, None, None, "blobs", "FINISHED", str(number))
+            )
             runs.append(FakeRun(tmp_path / str(number), tiny(model, latent_dim, beta), readable))
         numbers = {"beta": float, "kl": float, "elbo": float}
         return Comparison(pd.DataFrame(rows, columns=COLUMNS).astype(numbers), runs)

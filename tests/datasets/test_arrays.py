@@ -1,0 +1,129 @@
+"""A file of arrays becomes a data set, or is refused with its name, the array and what is allowed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pipeline.datasets.arrays import arrays
+from pipeline.errors import IntegrityError, ParamsError
+
+RANDOM = np.random.default_rng(0)
+BYTES = RANDOM.integers(0, 256, (12, 3, 4, 5)).astype(np.uint8)
+
+
+def saved(folder: Path, suffix: str = ".npz", **values: Any) -> Path:
+    path = folder / f"shapes{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **values)
+    elif suffix == ".npy":
+        np.save(path, values["images"])
+    else:
+        save_file(values, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors"])
+def test_images_come_back_and_keep_their_part_when_others_are_added(suffix: str, tmp_path: Path) -> None:
+    dataset = arrays(saved(tmp_path, suffix, images=BYTES))
+    assert (dataset.name, dataset.train.shape, dataset.train.labels, dataset.classes) == ("shapes", (3, 4, 5), None, ())
+    both = np.concatenate([dataset.train.pixels, dataset.test.pixels]).reshape(12, -1)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(BYTES.reshape(12, -1), axis=0))
+    more = arrays(saved(tmp_path, suffix, images=np.concatenate([BYTES[::-1], BYTES[:1] // 2])))
+    assert {image.tobytes() for image in more.test.pixels} >= {image.tobytes() for image in dataset.test.pixels}
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [(BYTES, (3, 4, 5)), (BYTES.transpose(0, 2, 3, 1), (3, 4, 5)), (BYTES[:, 0], (1, 4, 5)), (BYTES[:, :1], (1, 4, 5))],
+    ids=["NCHW", "NHWC", "NHW", "one channel"],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_every_layout_and_type_gives_the_same_pixels(
+    images: np.ndarray, shape: tuple[int, ...], dtype: Any, tmp_path: Path
+) -> None:
+    values = images if dtype == np.uint8 else (images / 255).astype(dtype)
+    test = np.arange(12) >= 10
+    dataset = arrays(saved(tmp_path, images=values, test=test))
+    assert np.array_equal(dataset.train.pixels, BYTES[:10, : shape[0]])
+    assert np.array_equal(dataset.test.pixels, BYTES[10:, : shape[0]])
+
+
+def test_floats_are_rounded(tmp_path: Path) -> None:
+    assert np.unique(arrays(saved(tmp_path, images=np.full((5, 2, 2), 0.999))).train.pixels).tolist() == [255]
+
+
+def test_bool_is_black_and_white(tmp_path: Path) -> None:
+    dataset = arrays(saved(tmp_path, images=BYTES > 99, test=np.arange(12) == 0))
+    assert np.array_equal(dataset.train.pixels, (BYTES[1:] > 99) * 255)
+
+
+def test_labels_names_and_factors_stay_with_their_images(tmp_path: Path) -> None:
+    factors, names = np.arange(24).reshape(12, 2), np.array(["dog", "cat", "owl"] * 4)
+    path = saved(tmp_path, images=BYTES, labels=names, factors=factors, test=np.arange(12) >= 9)
+    dataset = arrays(path)
+    assert dataset.classes == ("cat", "dog", "owl")
+    assert dataset.train.labels is not None
+    assert [dataset.classes[label] for label in dataset.train.labels] == names[:9].tolist()
+    assert np.array_equal(dataset.test.factors, factors[9:])
+    numbered = arrays(saved(tmp_path, images=BYTES, labels=np.arange(12, dtype=np.int8) % 5))
+    assert numbered.classes == ()
+    assert numbered.train.labels is not None
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "above 1": (
+        {"images": BYTES / 200},
+        r"images: float64 \[12, 3, 4, 5\] with values from 0.* to 1\.2.*; allowed are floats in",
+    ),
+    "below 0": ({"images": BYTES / 127.5 - 1}, r"with values from -1 to .*; allowed are floats in \[0, 1\]"),
+    "NaN": ({"images": np.full((5, 2, 2), np.nan)}, "with values from nan to nan"),
+    "integers": ({"images": BYTES.astype(np.int64)}, "int64 .* allowed are uint8, bool, and floats"),
+    "zeros and ones": ({"images": BYTES // 200}, "values of 0 and 1 alone"),
+    "flat": ({"images": BYTES.reshape(12, -1)}, r"uint8 \[12, 60\]; allowed are \[N, H, W\]"),
+    "five channels": ({"images": np.zeros((12, 5, 4, 5))}, "with 1 or 3 channels"),
+    "none": ({"images": BYTES[:0]}, "there is no image"),
+    "two": ({"images": BYTES[:2]}, "allowed are at least 2 and 1"),
+    "other names": ({"imgs": BYTES}, "unknown arrays: imgs; allowed are images, labels"),
+    "no images": ({"labels": np.arange(3)}, "no array 'images'"),
+    "float labels": ({"images": BYTES, "labels": np.arange(12.0)}, "labels: float64 .* allowed are integers or names"),
+    "few labels": ({"images": BYTES, "labels": np.arange(3)}, r"labels must be int64 \[12\]"),
+    "negative labels": ({"images": BYTES, "labels": np.arange(12) - 1}, "labels must be 0 to"),
+    "float factors": ({"images": BYTES, "factors": np.zeros((12, 2))}, "factors: float64 .* allowed are integers$"),
+    "test of another type": ({"images": BYTES, "test": np.arange(12)}, "allowed is bool"),
+    "all for testing": ({"images": BYTES, "test": np.ones(12, bool)}, "0 training and 12 test images"),
+    "objects": ({"images": np.array([{}, {}, {}])}, "[Oo]bject arrays"),
+    "a nameless class": ({"images": BYTES, "labels": np.array(["", "a"] * 6)}, "no name of a class"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_arrays_that_are_not_allowed_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    values, message = BAD[name]
+    with pytest.raises(IntegrityError, match=message) as caught:
+        arrays(saved(tmp_path, **values))
+    assert str(caught.value).startswith(f"{tmp_path}/shapes.npz: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_a_damaged_file_is_refused(suffix: str, damage: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, suffix, images=BYTES)
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"hello world"}[damage])
+    with pytest.raises(IntegrityError, match=r"^.*shapes\.\w+: "):
+        arrays(path)
+
+
+def test_a_path_that_is_no_file_of_arrays_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").touch()
+    for name, message in (
+        ("absent.npz", "no such file"),
+        ("x.txt", r"another file; .* needs a file \(\.npz"),
+        (".", "a folder; "),
+    ):
+        with pytest.raises(ParamsError, match=rf"^data\.path: .*{message}"):
+            arrays(tmp_path / name)
