@@ -1,5 +1,6 @@
 """The weights of a model in the MLflow store, by its address."""
 
+import re
 from pathlib import Path
 
 from pipeline.errors import IntegrityError, ParamsError, reason, redact
@@ -14,6 +15,8 @@ def fetch_weights(address: str, folder: Path) -> Path:
 
     Raises ParamsError when there is no such model, IntegrityError when it is not one of this project.
     """
+    if not re.fullmatch(r"models:/(m-\w+|[^/@]+[/@][^/@]+)", address):
+        raise ParamsError(f"{address}: allowed are models:/NAME@ALIAS, models:/NAME/VERSION and models:/ID")
     with connected() as (client, _):
         mlflow = load_mlflow()
         try:
