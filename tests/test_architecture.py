@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "data": {"errors", "storage"},
     "datasets": {"data", "errors"},
     "models": {"data", "errors", "storage"},
-    "tracking": {"data", "errors", "startup", "storage"},
+    "tracking": {"data", "errors", "models", "startup", "storage"},  # models in served.py alone
     "training": {"data", "errors", "models", "params", "runtime", "startup", "storage", "tracking"},
     "classifier": {"data", "errors", "runtime", "storage"},
     "evaluation": {"classifier", "data", "errors", "models", "params", "runtime", "stats", "storage", "tracking"},

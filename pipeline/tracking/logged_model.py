@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import mlflow
 
 _PIPELINE = Path(__file__).parents[1]
-_CODE = ("data.py", "errors.py", "models/*.py", "storage.py")  # models and what the folder may import
-REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # what that code imports
-_LOADER = "models.weights"  # the module with `_load_pyfunc`, which MLflow calls
+_CODE = ("data.py", "errors.py", "models/*.py", "storage.py", "tracking/served.py")  # models and what the folder may import
+REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # what that code imports; MLflow adds itself
+_LOADER = "tracking.served"  # the module with `_load_pyfunc`, which MLflow calls
 INPUT = "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
 
 
