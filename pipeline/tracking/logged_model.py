@@ -7,12 +7,14 @@ imports the package ``pipeline`` that is there, which is the current one inside 
 """
 
 import hashlib
+import json
 import re
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +28,8 @@ _PIPELINE = Path(__file__).parents[1]
 _CODE = ("data.py", "errors.py", "models/*.py", "storage.py", "tracking/served.py")  # models and what the folder may import
 REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # what that code imports; MLflow adds itself
 _LOADER = "tracking.served"  # the module with `_load_pyfunc`, which MLflow calls
+NOTE = "mlflow.note.content"
+"""The tag with a description, in Markdown, that MLflow's pages show."""
 INPUT = "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
 
 
@@ -77,6 +81,22 @@ def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> No
     new = [point for point in points if (point.key, point.timestamp) not in held]
     metric = load_mlflow().entities.Metric
     client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
+
+
+def shape_of(inputs: list[Any]) -> tuple[int, ...]:
+    """Return the shape of the data that :func:`log_data` logged, among the inputs of a run, empty for others."""
+    with suppress(IndexError, TypeError, ValueError, KeyError):
+        return tuple(json.loads(inputs[0].dataset.profile)["features_shape"])
+    return ()
+
+
+def describe(client: "mlflow.MlflowClient", model_id: str, card: str) -> None:
+    """Give a model its card: as its description in MLflow, and as the file README.md among its artifacts."""
+    if client.get_logged_model(model_id).tags.get(NOTE) != card:
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "README.md").write_text(card, encoding="utf-8")
+            client.log_model_artifact(model_id, f"{scratch}/README.md")
+        client.set_logged_model_tags(model_id, {NOTE: card})  # last: where it is, a killed process has left nothing out
 
 
 def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:
