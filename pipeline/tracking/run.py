@@ -69,8 +69,8 @@ class Record:
     has_data: bool
     model_id: str | None
     is_deleted: bool
-    data_shape: tuple[int, ...] = ()
-    """The shape ``[N, C, H, W]`` of the training images, empty where it is not known."""
+    data_shape: tuple[int, ...] = ()  # [N, C, H, W] of the training images, empty where it is not known
+    data_version: str = ""  # the digest of the data set
 
     @classmethod
     def of(cls, entity: mlflow.entities.Run) -> Self:
@@ -80,7 +80,7 @@ class Record:
         inputs = entity.inputs.dataset_inputs if entity.inputs else []
         model_id = models[-1].model_id if models else None
         deleted = info.lifecycle_stage == "deleted"
-        about = data.params, data.tags, data.metrics, bool(inputs), model_id, deleted, logged_model.shape_of(inputs)
+        about = data.params, data.tags, data.metrics, bool(inputs), model_id, deleted, *logged_model.data_of(inputs)
         return cls(info.run_id, info.run_name, info.status, *about)
 
     def number(self, key: str) -> float | None:

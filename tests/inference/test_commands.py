@@ -112,7 +112,9 @@ def test_images_in_folders_have_the_names_of_their_files_and_of_the_sub_folder(
         folder = Path("photos", f"class {label}", "deep")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{index}.png")
-    Path("photos/notes.txt").write_text("not an image")
+    for name in ("notes.txt", "._0.png", ".trash/0.png"):
+        Path("photos", name).parent.mkdir(exist_ok=True)
+        Path("photos", name).write_text("not an image")
     done("encode", "photos", "photos/class 1/deep/1.png", "--out", "codes.parquet")
     table = pd.read_parquet("codes.parquet")
     order = [0, 4, 1, 2, 3, 1]  # by class, then the single file
@@ -126,9 +128,10 @@ def test_image_files_of_another_size_and_color_are_fitted_as_the_data_stage_does
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 13, 3), np.uint8)).save("wide.png")
     for name in ("vae", "conv"):
         trained = models[name]
-        for fit in ("crop", "pad"):
-            done("encode", "wide.png", "--model", name, "--fit", fit, "--out", "codes.parquet")
-            fitted = Images(read_image("wide.png", trained.config.image_shape, fit)[None])
+        for fit, background in (("crop", "white"), ("pad", "black")):
+            options = ["--fit", fit, "--background", background]
+            done("encode", "wide.png", "--model", name, *options, "--out", "codes.parquet")
+            fitted = Images(read_image("wide.png", trained.config.image_shape, fit, background)[None])
             found = columns(pd.read_parquet("codes.parquet"), "z", trained.config.latent_dim)
             np.testing.assert_array_equal(found, codes_of(trained, fitted)[0])
 

@@ -14,8 +14,9 @@ from pipeline.cli import main
 from pipeline.params import Params
 from pipeline.tracking import events, logged_model
 from pipeline.tracking import store as tracking
-from pipeline.tracking.card import LICENCES, model_card
+from pipeline.tracking.card import model_card
 from pipeline.tracking.logged_model import NOTE
+from pipeline.tracking.pages import KNOWN
 from pipeline.tracking.run import Record
 from tests.tracking.fake_training import settings, train
 from tests.tracking.repository import Repository
@@ -30,7 +31,7 @@ METRICS = {"test/elbo": -35.0, "test/elbo_se": 0.25, "test/recon": 30.0, "test/r
 def record(params: Params, name: str = "vae", tags: Mapping[str, str] | None = None, **metrics: float) -> Record:
     values = {key: str(value) for key, value in settings(name, params).items()}
     tags = {"dataset": "mnist", "evaluate.profile": "full", **(tags or {})}
-    return Record("1", "my run", "FINISHED", values, tags, metrics, True, "m-1", False, (60_000, 1, 28, 28))
+    return Record("1", "my run", "FINISHED", values, tags, metrics, True, "m-1", False, (60_000, 1, 28, 28), "1" * 32)
 
 
 def files(model_id: str) -> dict[str, str]:
@@ -74,11 +75,12 @@ def test_a_logged_model_has_a_card_from_its_training_on_and_its_numbers_from_its
 
 def test_a_card_says_what_decides_the_model_and_nothing_of_who_trained_it_where(params: Params) -> None:
     secret = dict.fromkeys(("host", "mlflow.user", "mlflow.source.name", "process", "dvc.exp.name"), "SECRET")
-    card = model_card(record(params, tags={"model.md5": "0" * 32, "data.md5": "1" * 32, **secret}), "models:/m-1")
+    card = model_card(record(params, tags={"model.md5": "0" * 32, **secret}), "models:/m-1")
     assert "SECRET" not in card
-    for part in ("60,000 of shape [1, 28, 28]", "[16, 8]", "`mlp`", f"`{'0' * 32}`", f"`{'1' * 32}`", LICENCES["mnist"]):
+    for part in ("60,000 of shape [1, 28, 28]", "[16, 8]", "`mlp`", f"`{'0' * 32}`", f"`{'1' * 32}`", KNOWN["mnist"]):
         assert part in card, part
-    assert "-S vae.epochs=4" in card.replace("\n", " ")
+    assert "-S vae.epochs=4" in card
+    assert "-S data.name=mnist" in card
     assert len(card) < 5000, "the longest description that MLflow keeps"
 
 
@@ -87,6 +89,7 @@ def test_a_card_names_what_is_missing(params: Params) -> None:
     assert "| licence of the data | not known here |" in own
     assert "| weight of the KL term | it has no KL term |" in own
     assert "It has no prior" in own
+    assert "data.name" not in own, "the name of the folder is no value of it"
     bare = Record("1", "run", "FINISHED", {}, {}, {}, False, "m-1", False)
     assert model_card(bare, "models:/m-1").startswith("# ? of ?\n")
 
