@@ -96,6 +96,11 @@ class Results:
         return self.beta is not None
 
     @property
+    def is_ink(self) -> bool:
+        """Whether the images are gray on a black ground: these are shown as ink on paper, all others as they are."""
+        return "inputs" in self and self["inputs"].shape[1] == 1 and bool(np.median(self["inputs"]) < 0.25)
+
+    @property
     def data(self) -> str:
         """The data set's display name."""
         return DATASETS.get(self.dataset, self.dataset)
@@ -144,6 +149,7 @@ def load_results(path: str | Path) -> Results:
     with refusing(path, "results"):
         _Header.check(header)
         check_arrays(arrays, AXES, S=len(header["samplers"]))
-        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < 1 << 16:
+        limit = len(header["classes"]) or 1 << 16
+        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < limit:
             raise ValueError("labels: not those of a data set")
         return Results(**header | {"classes": tuple(header["classes"])}, arrays=arrays)

@@ -31,29 +31,94 @@ function half(h) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
-// Linear layers with a ReLU between every two. Weights lie input by input, so that an input of zero costs nothing: a ReLU
-// silences about every second one, and most pixels of a digit are black.
-function network(packed) {
-  const layers = packed.map(([weight, bias]) => ({ weight: array(weight), bias: array(bias) }));
-  for (const layer of layers) layer.sums = new Float64Array(layer.bias.length);
-  return (input) => {
-    let x = input;
-    for (const { weight, bias, sums } of layers) {
+// Each layer as a function from its input to its output, images channels last. Only inputs other than zero cost time: a ReLU
+// silences about every second one, and most pixels of a digit are black. Convolutions have 4 x 4 weights, stride 2 and a frame of
+// one pixel, which takes what would fall outside; 4 neighbors in a row lie side by side, so they are one loop.
+const LAYERS = {
+  // Weights lie input by input.
+  Linear({ weight, bias }) {
+    const sums = new Float64Array(bias.length);
+    return (x) => {
       sums.set(bias);
       for (let i = 0, at = 0; i < x.length; i++, at += sums.length) {
-        const value = x === input ? x[i] : Math.max(x[i], 0);
+        const value = x[i];
         if (value !== 0) for (let k = 0; k < sums.length; k++) sums[k] += value * weight[at + k];
       }
-      x = sums;
-    }
-    return x;
-  };
+      return sums;
+    };
+  },
+
+  // Weights lie by row, column, input, output.
+  Conv2d({ weight, bias, inputs: [channels, height, width] }) {
+    const line = (width + 2) * channels, framed = new Float64Array((height + 2) * line), count = bias.length, reach = 4 * channels;
+    const sums = new Float64Array((height / 2) * (width / 2) * count);
+    return (x) => {
+      for (let row = 0; row < height; row++) framed.set(x.subarray(row * width * channels, (row + 1) * width * channels), (row + 1) * line + channels);
+      for (let row = 0, to = 0; row < height; row += 2) {
+        for (let column = 0; column < width; column += 2, to += count) {
+          sums.set(bias, to);
+          for (let near = 0, at = 0; near < 4; near++) {
+            const from = (row + near) * line + column * channels;
+            for (let j = 0; j < reach; j++, at += count) {
+              const value = framed[from + j];
+              if (value !== 0) for (let k = 0; k < count; k++) sums[to + k] += value * weight[at + k];
+            }
+          }
+        }
+      }
+      return sums;
+    };
+  },
+
+  // Weights lie by input, row, column, output.
+  ConvTranspose2d({ weight, bias, inputs: [channels, height, width] }) {
+    const count = bias.length, line = (2 * width + 2) * count, reach = 4 * count, inner = 2 * width * count;
+    const framed = new Float64Array((2 * height + 2) * line), sums = new Float64Array(2 * height * inner);
+    const start = framed.map((_, i) => bias[i % count]);
+    return (x) => {
+      framed.set(start);
+      for (let row = 0, i = 0; row < height; row++) {
+        for (let column = 0; column < width; column++) {
+          for (let at = 0, end = i + channels; i < end; i++) {
+            const value = x[i];
+            if (value === 0) {
+              at += 4 * reach;
+              continue;
+            }
+            for (let near = 0, to = 2 * row * line + 2 * column * count; near < 4; near++, to += line) {
+              for (let k = 0; k < reach; k++) framed[to + k] += value * weight[at++];
+            }
+          }
+        }
+      }
+      for (let row = 0; row < 2 * height; row++) {
+        const from = (row + 1) * line + count;
+        sums.set(framed.subarray(from, from + inner), row * inner);
+      }
+      return sums;
+    };
+  },
+};
+
+// Layers with a ReLU between every two.
+function network(packed) {
+  const layers = packed.map((layer) => LAYERS[layer.kind]({ ...layer, weight: array(layer.weight), bias: array(layer.bias) }));
+  return (input) => layers.reduce((x, layer, depth) => {
+    if (depth) for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0;
+    return layer(x);
+  }, input);
 }
 
+// The intensity that an output stands for, by likelihood; for all others it is the sigmoid.
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const INTENSITIES = {
+  continuous_bernoulli: (x) => (Math.abs(x) < 0.01 ? 0.5 + x / 12 : sigmoid(x) / Math.tanh(x / 2) - 1 / x),
+};
+
 // The intensities of a code's image.
-function decoder(packed) {
-  const logits = network(packed);
-  return (z) => Float32Array.from(logits(z), (x) => 1 / (1 + Math.exp(-x)));
+function decoder(packed, likelihood) {
+  const outputs = network(packed), intensity = INTENSITIES[likelihood] ?? sigmoid;
+  return (z) => Float32Array.from(outputs(z), intensity);
 }
 
 // The code of an image, and its standard deviations where the encoder's outputs are those of a Gaussian.

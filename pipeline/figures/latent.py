@@ -36,24 +36,27 @@ def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
 class Classes(NamedTuple):
     """The classes of the test images: the number of each image's class ``[N]``, a name and a color for each class.
 
-    ``word`` is what a class is called. It is empty, and so are the names, for images without labels, which have one color.
+    ``word`` is what a class is called: "digit" or "class"; ``named`` whether the classes have names of their own. Without labels
+    the word is empty, there are no names, and all images have one color.
     """
 
     numbers: np.ndarray
     names: list[str]
     colors: ListedColormap
     word: str
+    named: bool
 
 
 def classes(results: Results) -> Classes:
-    """Return the classes that occur; with labels 0 to 9 at most, a label keeps its number and color where others are missing."""
+    """Return the classes that occur; with labels 0 to 9 at most, a label keeps its color where others are missing."""
     if "labels" not in results:
-        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[:1]), "")
+        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[:1]), "", False)
     known, numbers = np.unique(results["labels"], return_inverse=True)
     if known[0] >= 0 and known[-1] < len(CLASS_COLORS):
         known, numbers = np.arange(known[-1] + 1), results["labels"]
     word = "digit" if results.dataset in ("mnist", "digits") else "class"
-    return Classes(numbers, [str(label) for label in known], ListedColormap(distinct_colors(len(known))), word)
+    names = [results.classes[label] if results.classes else str(label) for label in known]
+    return Classes(numbers, names, ListedColormap(distinct_colors(len(known))), word, bool(results.classes))
 
 
 def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
