@@ -96,11 +96,6 @@ class Results:
         return self.beta is not None
 
     @property
-    def is_ink(self) -> bool:
-        """Whether the images are gray on a black ground: these are shown as ink on paper, all others as they are."""
-        return "inputs" in self and self["inputs"].shape[1] == 1 and bool(np.median(self["inputs"]) < 0.25)
-
-    @property
     def data(self) -> str:
         """The data set's display name."""
         return DATASETS.get(self.dataset, self.dataset)

@@ -16,7 +16,7 @@ from pipeline.errors import ParamsError
 from pipeline.explorer.loading import Explored
 from pipeline.explorer.networks import Layers, NotExplorable
 from pipeline.figures.latent import classes, plane
-from pipeline.figures.style import Page
+from pipeline.figures.style import Page, is_ink
 
 MAX_BYTES = 10_000_000
 POINTS = 3000  # test images on a plane, as dots
@@ -121,14 +121,16 @@ def _name(card: Sequence[Explored]) -> str:
 
 def _assemble(cards: Sequence[Sequence[Explored]], images: np.ndarray, first: Precision, others: Precision) -> str:
     shown = Page({str(number): card[0].results for number, card in enumerate(cards)}).models["0"]
-    channels, *size = shown["inputs"].shape[1:]
+    ink, (channels, *size) = is_ink(shown["inputs"]), shown["inputs"].shape[1:]
     if channels not in (1, 3):
         raise NotExplorable(f"the explorer shows images of 1 channel or 3; those of {shown.dataset} have {channels}")
+    if not ink:  # nothing to draw
+        first, others = first._replace(encoder=None), others._replace(encoder=None)
     found, with_image = classes(shown), max(PIXELS // images[0].size, 1)
     blob: list[bytes] = []
     data = {
         "shape": [*size, channels],
-        "ink": shown.is_ink,
+        "ink": ink,
         "classes": found.word,
         "named": found.named,
         "names": found.names,

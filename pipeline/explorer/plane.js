@@ -196,7 +196,7 @@ class Plane {
     const sizes = counts.map((own) => own.reduce((sum, count) => sum + count, 0) / 9);
     for (const [, label] of order) { // the densest clouds first
       if (state.only >= 0 && label !== state.only) continue;
-      const name = cut(page.names[label]), half = draw.measureText(name).width / 2;
+      const name = cut(page.names[label], 12), half = draw.measureText(name).width / 2;
       let best = -1, most = 0;
       counts[label].forEach((own, cell) => {
         if (own * own <= most * all[cell] || 2 * own <= all[cell] || own < 0.04 * sizes[label]) return;

@@ -205,7 +205,7 @@ def test_named_classes_are_called_by_their_names(opened):
     for card in (0, 1):
         names = page(f"cards[{card}].marks().map(([name]) => name)")
         assert names
-        assert all(len(name) <= 14 for name in names)
+        assert all(len(name) <= 12 for name in names)
 
 
 def test_float16_weights_are_read_as_torch_reads_them(opened):
