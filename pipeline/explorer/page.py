@@ -142,7 +142,7 @@ def _assemble(cards: Sequence[Sequence[Explored]], images: np.ndarray, first: Pr
     }
     folder = Path(__file__).parent
     style, *scripts = ((folder / name).read_text("utf-8") for name in ("explorer.css", *SCRIPTS))
-    subject = html.escape(f"{shown.dataset}: {' and '.join(map(_name, cards))}")
+    subject = html.escape(f"{shown.data}: {' and '.join(map(_name, cards))}")
     return Template((folder / "explorer.html").read_text("utf-8")).substitute(
         policy=POLICY.format(style=_csp_hash(style), scripts=" ".join(map(_csp_hash, scripts))),
         title=f"Latent explorer on {subject}",

@@ -27,7 +27,7 @@ def overview(page: Page) -> Figure | None:
     axes[-1].set_title(f"Decoded: {last.label}")
 
     left, right = middle.subfigures(1, 2, squeeze=False, width_ratios=[1.5, 1])[0]
-    curves(left, page, legend_columns=3)
+    curves(left, page, legend_columns=3, with_data=False)
     axes = right.subplots(1, len(models), squeeze=False)[0]
     for ax, results in zip(axes, models, strict=True):
         samples_panel(ax, results)
