@@ -151,13 +151,13 @@ def test_the_processes_end_with_the_one_that_is_stopped(signum: int, code: int, 
 
 
 def test_broken_files_are_counted_and_named_in_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i in range(7):
-        (photos / "cat" / f"x{i}\n.png").write_bytes(b"no")
-    with pytest.raises(IntegrityError, match=r"(?s)7 of 47 images cannot be read: cat/x0.* and 2 more; .* data\.on_error"):
+    for i in range(12):
+        (photos / "cat" / f"x{i:02}\n.png").write_bytes(b"no")
+    with pytest.raises(IntegrityError, match=r"(?s)12 of 52 images cannot be read: cat/x00.* and 2 more; .* data\.on_error"):
         folder(photos, SHAPE)
     dataset = folder(photos, SHAPE, on_error="skip")
     (line,) = capsys.readouterr().err.splitlines()
-    assert "7 of 47 images cannot be read: cat/x0 .png (no PNG, JPEG or WebP), " in line
+    assert "12 of 52 images cannot be read: cat/x00 .png (no PNG, JPEG or WebP), " in line
     assert line.endswith("and 2 more; they are left out")
     assert len(held(dataset)) == 40
     assert dataset.classes == ("cat", "dog")
