@@ -11,20 +11,10 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import PipelineError, one_line
+from pipeline.inference.commands import COMMANDS
+from pipeline.options import PATH
 from pipeline.startup import repository_root
 
-
-class PathFromHere(click.Path):
-    """A path on the command line, relative to the folder where it was typed; a default is relative to the root."""
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path:
-        """Return the path for a command that runs in the root."""
-        source = context.get_parameter_source(param.name) if context and param and param.name else None
-        typed = context.find_root().obj if context and source is click.core.ParameterSource.COMMANDLINE else None
-        return Path(typed or "", value)
-
-
-PATH = PathFromHere()
 AGAINST = click.option("--against", default="origin/main", show_default=True, help="The revision to compare with.")
 RULES = click.option(
     "--rules", type=PATH, help="Metrics and their tolerances.  [default: gate.yaml of --against, else the one here]"
@@ -77,7 +67,7 @@ def _own_site_cache() -> None:
 @click.version_option(__version__, prog_name="latent")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Work with the pipeline's results: compare runs and revisions, sweep beta, complete MLflow's runs.
+    """Work with the pipeline's results: use trained models, compare runs and revisions, sweep beta, complete MLflow's runs.
 
     It works in the root of the repository, also when it is called in a folder below. `dvc repro` runs the pipeline itself.
     """
@@ -231,3 +221,7 @@ def verify(everything: bool, fix: bool) -> None:
     from pipeline.maintenance.verify import verify as check
 
     sys.exit(check(everything, fix))
+
+
+for command in COMMANDS:
+    main.add_command(command)

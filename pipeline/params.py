@@ -5,9 +5,9 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, tokens
 from ruamel.yaml.error import YAMLError
 
@@ -78,6 +78,15 @@ class TrainParams(Section):
     threads: int = Field(ge=1, le=1024, description="CPU threads; another number gives other last bits.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="Where to compute; auto: cuda, else mps, else cpu.")
     precision: Literal["float32", "bfloat16"] = Field(description="Precision of the factors of a matmul, where the device can.")
+    shards: Literal[1, 2, 4, 8, 16, 32, 64] = Field(
+        description="Equal parts of a batch whose gradients are added in a fixed order, in one process or in those of torchrun."
+    )
+
+    @model_validator(mode="after")
+    def _shards_divide_the_batch(self) -> Self:
+        if self.batch_size % self.shards:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of shards, {self.shards}")
+        return self
 
 
 class ModelParams(Section):

@@ -5,11 +5,15 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, PipelineError
+
+TIMEOUT = timedelta(minutes=10)  # for another process; rank 0 logs and saves between two epochs
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> I
     # cuBLAS is only deterministic with a fixed workspace, and reads this when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen, reason = choose_device(device)
+    if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun starts a process for each GPU
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
     # Adam's moments of a weight whose gradient is zero, at a pixel that is always black, decay into denormal numbers, with which
@@ -98,6 +105,83 @@ def use(device: str = "auto", threads: int = 2, precision: str = "float32") -> I
     finally:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
+
+
+def tree_sum(rows: Tensor) -> Tensor:
+    """Return the sum ``[n]`` of rows ``[S, n]``, S a power of two, by halves: those of any process can be added first.
+
+    >>> tree_sum(torch.arange(8.0).view(4, 2))
+    tensor([12., 16.])
+    """
+    while len(rows) > 1:
+        rows = rows[0::2] + rows[1::2]
+    return rows[0]
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """Raise PipelineError where another process has ended, or does not answer in time."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].strip()[:200]
+        raise PipelineError(f"another process of this training has ended or does not answer ({reason})") from None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one model together, one of ``size``; rank 0 writes the outputs. Alone it is 0 of 1."""
+
+    rank: int = 0
+    size: int = 1
+
+    def tree_sum(self, row: Tensor) -> Tensor:
+        """Return :func:`tree_sum` of the rows ``[n]`` of all processes, the same on each."""
+        if self.size == 1:
+            return row
+        rows = row.new_empty(self.size, *row.shape)
+        with _others():
+            torch.distributed.all_gather_into_tensor(rows, row[None])
+        return tree_sum(rows)
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Return the value that rank 0 gives."""
+        if self.size == 1:
+            return value
+        held = [value]
+        with _others():
+            torch.distributed.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def check_equal(self, tensor: Tensor) -> None:
+        """Raise PipelineError unless all processes hold the same bits of a float32 tensor ``[n]``."""
+        checksum = tensor.view(torch.int32).sum()
+        if self.size > 1 and (self.tree_sum(checksum[None]) != self.size * checksum).any():
+            raise PipelineError("the processes have different weights; use machines with the same processor and versions")
+
+
+@contextmanager
+def ranks(device: torch.device, shards: int) -> Iterator[Ranks]:
+    """Join the processes that torchrun has started, by gloo on CPUs and nccl on GPUs; without torchrun this one is alone.
+
+    Raises ParamsError when there are more processes than ``shards`` of a batch, or ``shards`` is not a multiple of them.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if shards % size:
+        raise ParamsError(f"train.shards: {shards} is not a multiple of {size}, the number of processes that torchrun started")
+    if size == 1:
+        yield Ranks()
+        return
+    store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    # torchrun's store outlives a restart. Without a prefix a process may wait for the address of one that was killed.
+    store = torch.distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with _others():
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, size)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def generator(*key: int | str) -> torch.Generator:

@@ -28,7 +28,7 @@ def headline(metrics: Mapping[str, Metrics]) -> dict[str, Any]:
 
 
 def closing_lines(data: Metrics, numbers: Metrics) -> list[str]:
-    """Return six lines on a run: two with the result, two with what to open, two with what to try.
+    """Return six lines on a run: two with the result, two with what to open, two with what to try; a seventh if some is missing.
 
     ``data`` are the metrics of the download, ``numbers`` those of :func:`headline`. Where the data are the fallback, a warning
     stands before them.
@@ -42,11 +42,14 @@ def closing_lines(data: Metrics, numbers: Metrics) -> list[str]:
     again = "`dvc repro --force download && dvc repro` asks again"
     warning = f"WARNING these are the small {name}, not {wanted}, as no mirror answered; {again}"
     vae = listed(ELBO="vae/elbo", reconstruction="vae/recon", KL="vae/kl", log_p="vae/log_p")
+    missing = [name.replace("_", " ") for name in HEADLINE if f"vae/{name}" not in numbers] if vae else []
+    why = f"        not measured: {', '.join(missing)}; the notes in metrics/vae.json say why"
     samples = listed(VAE="vae/frechet", autoencoder="ae/frechet")
     return [
         *([warning] if name != wanted else []),
         f"Result  {name}, nats per image: VAE {vae}",
         f"        autoencoder {listed(reconstruction='ae/recon')}" + f"; Frechet distance of samples: {samples}" * bool(samples),
+        *([why] if missing else []),
         "Open    explorer/explorer.html in a browser: move through both latent spaces",
         "        metrics/figures/overview.png, or `make ui`: curves, samples and figures of every training",
         "Try     `dvc exp run -S beta=4 --name beta4`, then `dvc metrics diff`: a KL term of four times the weight",

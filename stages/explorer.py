@@ -18,7 +18,8 @@ from stages import run, stage
 @click.option("--models", default="models", show_default=True, type=Path, help="Folder of weights.")
 @click.option("--sweep", type=Path, multiple=True, help="Folder of VAEs with other betas: adds a beta slider; repeatable.")
 def main(results: Path, models: Path, sweep: tuple[Path, ...], data: Path, out: Path) -> None:
-    from pipeline.explorer.loading import NotExplorable, add_sweep, load_explored
+    from pipeline.explorer.loading import add_sweep, load_explored
+    from pipeline.explorer.networks import NotExplorable
     from pipeline.explorer.page import explorer
     from pipeline.storage import write
     from pipeline.tracking import store

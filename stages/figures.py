@@ -22,7 +22,7 @@ def main(params: Params, results: tuple[Path, ...], metrics: Path, out: Path, on
     from tqdm import tqdm
 
     from pipeline.evaluation.results import load_results
-    from pipeline.figures import FIGURES, Page, draw, png
+    from pipeline.figures import FIGURES, NEEDS, Page, draw, png
     from pipeline.figures.history import load_history
     from pipeline.figures.latent import project
     from pipeline.storage import save_csv, write
@@ -44,7 +44,8 @@ def main(params: Params, results: tuple[Path, ...], metrics: Path, out: Path, on
         else:
             write(path, png(figure, params.figures.dpi))
         if progress.disable:
-            click.echo(f"figures: {path if figure else f'no {name} for these models'}")
+            needs = f", it needs {NEEDS[name]}" if name in NEEDS else ""
+            click.echo(f"figures: {path if figure else f'no {name} for these models{needs}'}")
     for name, result in models.items():
         xy, _ = project(result, params.figures.scatter_points)
         columns = {"z1": xy[:, 0], "z2": xy[:, 1]} | ({"label": result["labels"][: len(xy)]} if "labels" in result else {})

@@ -1,10 +1,11 @@
-"""Train the model NAME, write its weights, history and summary, and log an MLflow run."""
+"""Train the model NAME, write its weights, history and summary, and log an MLflow run; see docs/gpu.md for torchrun."""
 
 if __name__ == "__main__":
     from pipeline.startup import begin_stage
 
     begin_stage()  # before the imports below, during which this process may be stopped or lose its parent
 
+import os
 from pathlib import Path
 
 import click
@@ -20,9 +21,12 @@ from stages import run, stage
 @click.option("--metrics", default="metrics", show_default=True, type=Path, help="Folder for history and summary.")
 def main(name: str, params: Params, data: Path, out: Path, metrics: Path) -> None:
     startup.choose_waiting(params.train.threads)
-    from pipeline.training.run import train
+    from pipeline.training.run import assist, train
 
-    train(name, params, data, out, metrics, replay=out / "replay" / f"{name}.safetensors").clear()
+    if int(os.environ.get("RANK", 0)):  # torchrun numbers its processes
+        assist(name, params, data)
+    else:
+        train(name, params, data, out, metrics, replay=out / "replay" / f"{name}.safetensors").clear()
 
 
 if __name__ == "__main__":

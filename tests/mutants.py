@@ -30,7 +30,9 @@ ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training
 LEFT_OUT = (
     "tests/claims/test_comparison_models.py::test_the_stages",
     "tests/models/test_own_net.py",
+    "tests/tracking/test_ui.py",
     "tests/evaluation/test_results.py::test_results_and_ledger_do_not_load_torch",
+    "tests/training/test_ranks.py",
     "tests/training/test_resumed_runs.py",
     "tests/training/test_run.py::test_a_training_stopped_at_any_step",
     "tests/training/test_run.py::test_a_training_killed_by_sigkill",

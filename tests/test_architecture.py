@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "data": {"errors", "storage"},
     "datasets": {"data", "errors", "startup"},
     "models": {"data", "errors", "storage"},
-    "tracking": {"data", "errors", "startup", "storage"},
+    "tracking": {"data", "errors", "models", "startup", "storage"},  # models in served.py alone
     "training": {"data", "errors", "models", "params", "runtime", "startup", "storage", "tracking"},
     "classifier": {"data", "errors", "runtime", "storage"},
     "evaluation": {"classifier", "data", "errors", "models", "params", "runtime", "stats", "storage", "tracking"},
@@ -36,7 +36,10 @@ MAY_IMPORT = {
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "summary", "tracking"},
     "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "params", "runtime", "training"},
-    "cli": {"errors", "maintenance", "params", "reporting", "startup", "storage", "summary", "sweeps", "tracking"},
+    "inference": {"data", "datasets", "errors", "models", "options", "runtime", "startup", "storage", "tracking"},
+    "options": set(),
+    "cli": {"errors", "inference", "maintenance", "options", "params", "reporting"}
+    | {"startup", "storage", "summary", "sweeps", "tracking"},
     "__main__": {"cli", "startup"},
     "__init__": set(),
 }

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -61,13 +62,14 @@ def test_completion_knows_the_commands() -> None:
     result = CliRunner().invoke(
         main, env={"_LATENT_COMPLETE": "bash_complete", "COMP_WORDS": "latent s", "COMP_CWORD": "1"}, prog_name="latent"
     )
-    assert result.stdout.split() == ["plain,summary", "plain,sweep", "plain,sync"]
+    assert result.stdout.split() == ["plain,sample", "plain,summary", "plain,sweep", "plain,sync"]
 
 
 def test_help_names_every_command_and_the_completion() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert set(main.commands) == {"compare", "doctor", "gate", "report", "summary", "sweep", "sync", "ui", "verify"}
+    of_models = {"decode", "encode", "export", "interpolate", "nearest", "reconstruct", "sample"}
+    assert set(main.commands) == of_models | {"compare", "doctor", "gate", "report", "summary", "sweep", "sync", "ui", "verify"}
     assert all(f"\n  {name} " in result.stdout for name in main.commands)
     assert '\n    eval "$(_LATENT_COMPLETE=bash_source latent)"\n' in result.stdout
     assert call().stdout == result.stdout
@@ -75,7 +77,7 @@ def test_help_names_every_command_and_the_completion() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     options = [option for command in main.commands.values() for option in command.params]
-    assert all(getattr(option, "help", None) for option in options)
+    assert all(option.help for option in options if isinstance(option, click.Option))
 
 
 def test_the_module_is_the_command() -> None:

@@ -37,6 +37,9 @@ def test_six_lines_end_a_run() -> None:
     assert lines[0] == "Result  mnist, nats per image: VAE ELBO 1.50, reconstruction 1.50, KL 1.50, log p 1.50"
     assert lines[1] == "        autoencoder reconstruction 31.25; Frechet distance of samples: VAE 1.50"
     assert [line[:8].strip() for line in lines] == ["Result", "", "Open", "", "Try", ""]
+    short = closing_lines(DATA, headline({"vae": {"test/recon": 1.5, "test/kl": 1.5, "test/elbo": 1.5}, "ae": {}}))
+    assert short[2] == "        not measured: log p, frechet, knn; the notes in metrics/vae.json say why"
+    assert len(short) == 7
     assert closing_lines(DATA, {"ae/recon": 31.25})[1] == "        autoencoder reconstruction 31.25"
 
 

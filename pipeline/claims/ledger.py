@@ -13,6 +13,8 @@ from pipeline.stats import bootstrap_means, frechet_distance, t_interval
 LEVEL = 0.95
 FRECHET_REPLICATES = 100
 ONE_SEED = "bootstrap, one seed"
+# What the arrays of some measurements need, by the end of their names; without it they are absent.
+NEEDS = {"hull": "2 latent dimensions and the classifier", "matched": "the classifier", "features": "the classifier"}
 MIN_TEST_IMAGES = 1000  # fewer give verdicts that another choice of test images may change
 
 Estimate = tuple[float, np.ndarray]  # with its bootstrap replicates [R]
@@ -135,7 +137,9 @@ def evaluate_claim(claim: Claim, pairs: Sequence[tuple[Results, Results]]) -> di
     try:
         estimates, replicates = zip(*(claim.effect(first, second, rng) for first, second in pairs), strict=True)
     except KeyError as error:
-        return entry | {"verdict": "inconclusive", "says": "inconclusive", "note": f"not measured: {error.args[0]}"}
+        absent = error.args[0]
+        needs = next((f", which needs {what}" for end, what in NEEDS.items() if absent.endswith(end)), "")
+        return entry | {"verdict": "inconclusive", "says": "inconclusive", "note": f"not measured: {absent}{needs}"}
     low, high, kind = interval(estimates, replicates[0])
     found = verdict(low, high, claim.threshold)
     entry |= {"estimate": float(np.mean(estimates)), "low": low, "high": high, "interval": kind, "verdict": found}

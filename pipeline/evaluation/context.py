@@ -15,7 +15,8 @@ from pipeline.models.objectives import gaussian_kl
 from pipeline.runtime import generator
 
 BATCH = 500  # images per pass
-NO_LABELS = "the images have no labels of two classes or more; what needs classes is left out"
+NO_LABELS = "the images have no labels of two classes or more with two images each; what needs classes is left out"
+NO_CLASSIFIER = "needs the classifier; the note of the section classifier says why there is none"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class EvalContext:
         indices = chosen(len(self.test), self.budget.test_images, "test")
         object.__setattr__(self, "test_indices", indices)
         object.__setattr__(self, "test", self.test.take(indices))
+
+    def needs_plane(self, names: str) -> dict[str, str]:
+        """Return a note that these metrics need a latent plane, for a section of another model; else nothing."""
+        dim = self.model.latent_dim
+        return {} if dim == 2 else {"note": f"no {names}: they need 2 latent dimensions, not {dim}"}
 
     @property
     def device(self) -> torch.device:
@@ -163,12 +169,12 @@ class EvalContext:
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The labels of :attr:`reference` and of the test images; None unless both have two classes or more."""
+        """The labels of :attr:`reference` and of the test images; None unless both have two classes and two images a class."""
         reference, test = self.reference.labels, self.test.labels
         if reference is None or test is None:
             return None
         parts = (reference, test, test[: self.budget.plots])
-        return (reference, test) if all(len(np.unique(part)) > 1 for part in parts) else None
+        return (reference, test) if all(1 < len(np.unique(part)) <= len(part) / 2 for part in parts) else None
 
     @cached_property
     def _reference_posteriors(self) -> tuple[np.ndarray, np.ndarray]:

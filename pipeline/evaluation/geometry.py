@@ -1,5 +1,8 @@
 """The volume factor of the decoder: how much its Jacobian stretches a unit cube of the latent space."""
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, autograd
@@ -8,6 +11,7 @@ from pipeline.evaluation.context import EvalContext, MetricResult
 from pipeline.evaluation.plot_data import grid
 
 MAX_DIMENSIONS = 64  # each dimension costs one pass through the decoder
+ENTRIES = 500 * 784 * 64  # of the Jacobians computed at once, for their memory
 MAP_SIZE = 64
 MAP_CODES = 1000  # test images shown on a map
 SMALLEST = -100.0  # the value for a singular Jacobian
@@ -33,7 +37,8 @@ def log_volume(context: EvalContext, z: np.ndarray) -> np.ndarray:
         return torch.stack(columns, dim=-1)
 
     flat = torch.as_tensor(z, dtype=torch.float32).reshape(-1, z.shape[-1])
-    stretches = (jacobian(part.to(context.device)).double() for part in torch.split(flat, 500))
+    at_once = max(1, min(500, ENTRIES // (math.prod(context.test.shape) * flat.shape[1])))
+    stretches = (jacobian(part.to(context.device)).double() for part in torch.split(flat, at_once))
     values = torch.cat([0.5 * torch.linalg.slogdet(stretch.mT @ stretch).logabsdet for stretch in stretches])
     return values.clamp(min=SMALLEST).cpu().numpy().reshape(z.shape[:-1])
 
@@ -56,7 +61,8 @@ def geometry(context: EvalContext) -> MetricResult:
         return MetricResult({"note": f"not computed above {MAX_DIMENSIONS} latent dimensions"})
     volumes = log_volume(context, context.codes[: context.budget.plots])
     median, high = np.quantile(volumes, [0.5, 0.99])
-    numbers = {"log_volume": float(median), "log_volume_p99": float(high), "log_volume_p99_excess": float(high - median)}
+    numbers: dict[str, Any] = {"log_volume": float(median), "log_volume_p99": float(high)}
+    numbers |= {"log_volume_p99_excess": float(high - median)} | context.needs_plane("maps")
     arrays = {}
     if context.model.latent_dim == 2:
         axes = frame(context.codes)

@@ -7,7 +7,7 @@ import torch
 from scipy.spatial import ConvexHull, Delaunay
 from scipy.stats import multivariate_normal
 
-from pipeline.evaluation.context import EvalContext, MetricResult
+from pipeline.evaluation.context import NO_CLASSIFIER, EvalContext, MetricResult
 from pipeline.evaluation.distances import nearest
 from pipeline.evaluation.geometry import frame
 from pipeline.evaluation.plot_data import grid
@@ -56,7 +56,7 @@ def measures(context: EvalContext) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def holes(context: EvalContext) -> MetricResult:
-    r"""Measure the share of holes in the latent space under each of :func:`measures`; empty without a classifier.
+    r"""Measure the share of holes in the latent space under each of :func:`measures`; a note names what is left out.
 
     ``confidence_below_80`` (and 50, 90): the mass where the classifier's top probability of the decoded image is below 0.8;
     ``off_manifold``: the mass where the decoded image is further from all training images, in the classifier's features, than
@@ -65,14 +65,17 @@ def holes(context: EvalContext) -> MetricResult:
     is :math:`\sqrt{p (1 - p) / N}`. Reference: 2110.03318. In a plane, there are maps of confidence and log density.
     """
     if (classifier := context.classifier) is None:
-        return MetricResult({})
+        return MetricResult({"note": NO_CLASSIFIER})
     is_plane = context.model.latent_dim == 2
     train = classifier.predict(context.reference.intensities)[0]
     limit = np.quantile(nearest(classifier.predict(context.test.intensities)[0], train), 0.95)
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = context.needs_plane("hull, coverage and maps")
     arrays: dict[str, np.ndarray] = {}
     centres = context.reference_samples.astype(np.float64)
-    for name, (z, log_measure) in measures(context).items():
+    reference = measures(context)
+    if is_plane and "hull" not in reference:
+        numbers["note"] = "no hull: the codes lie on a line"
+    for name, (z, log_measure) in reference.items():
         features, probabilities = classifier.predict(context.decode(z))
         confidence, off_manifold = probabilities.max(-1), nearest(features, train) > limit
         numbers[name] = {f"confidence_below_{percent}": float((confidence < percent / 100).mean()) for percent in PERCENTS}

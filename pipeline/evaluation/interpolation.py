@@ -1,5 +1,7 @@
 """How evenly a decoder moves along straight lines between codes; independent of the codes' scale, so all models compare."""
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.evaluation.context import NO_LABELS, EvalContext, MetricResult
@@ -74,5 +76,9 @@ def interpolation(context: EvalContext) -> MetricResult:
     indices, same = pairs(labels, size, rng)
     rows = along(context, indices)
     chosen = {name: part for name, part in (("same_class", same), ("cross_class", ~same)) if part.any()}
-    sections = {name: {key: float(values[part].mean()) for key, values in rows.items()} for name, part in chosen.items()}
+    sections: dict[str, Any] = {
+        name: {key: float(values[part].mean()) for key, values in rows.items()} for name, part in chosen.items()
+    }
+    if missing := [name for name in ("same_class", "cross_class") if name not in chosen]:
+        sections["note"] = f"no {missing[0]}: the labels give no such pairs"
     return MetricResult(sections, arrays={"pair_same_class": same} | {f"pair_{name}": values for name, values in rows.items()})

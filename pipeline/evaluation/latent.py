@@ -14,6 +14,7 @@ from pipeline.evaluation.context import NO_LABELS, EvalContext, MetricResult
 from pipeline.evaluation.distances import mmd, multiquadric
 
 NEIGHBOURS = 5
+MAX_COVARIANCE = 1024  # pixels of an image, times channels
 
 
 def gaussian_fit_kl(z: np.ndarray) -> float:
@@ -46,7 +47,9 @@ def latent(context: EvalContext) -> MetricResult:
         "gaussian_fit_kl": gaussian_fit_kl(z),
     }
     pixels, test_pixels = (images.intensities.reshape(len(images), -1) for images in (context.reference, context.test))
-    pca = PCA(min(dim, pixels.shape[1]), svd_solver="covariance_eigh").fit(pixels)
+    # The covariance of many pixels is large, and its eigenvectors take minutes.
+    solver = "covariance_eigh" if pixels.shape[1] <= MAX_COVARIANCE else "randomized"
+    pca = PCA(min(dim, *pixels.shape), svd_solver=solver, random_state=0).fit(pixels)
     spaces = {"codes": (context.reference_codes, context.codes), "pca": (pca.transform(pixels), pca.transform(test_pixels))}
     for name, (train_codes, test_codes) in spaces.items():
         part = test_codes[few].astype(np.float64) if name == "codes" else test_codes[few]

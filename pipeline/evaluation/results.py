@@ -144,6 +144,7 @@ def load_results(path: str | Path) -> Results:
     with refusing(path, "results"):
         _Header.check(header)
         check_arrays(arrays, AXES, S=len(header["samplers"]))
-        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < 1 << 16:
+        limit = len(header["classes"]) or 1 << 16
+        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < limit:
             raise ValueError("labels: not those of a data set")
         return Results(**header | {"classes": tuple(header["classes"])}, arrays=arrays)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.classifier import Classifier
-from pipeline.evaluation.context import EvalContext, MetricResult, choose
+from pipeline.evaluation.context import NO_CLASSIFIER, EvalContext, MetricResult, choose
 from pipeline.evaluation.distances import cubic, mmd, nearest, prdc
 from pipeline.evaluation.samplers import SAMPLERS
 from pipeline.stats import frechet_distance
@@ -41,14 +41,14 @@ def shuffled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_quality(context: EvalContext) -> MetricResult:
-    """Compare decoded samples of each sampler with real test images; empty without a classifier.
+    """Compare decoded samples of each sampler with real test images; without a classifier only a note says why not.
 
     Each of :data:`SAMPLERS` gets the scores of :func:`compare`, ``memorised`` and, if the images have labels, ``class_distance``
     (total variation from the classes of the test images). ``floor`` scores training images, the best possible result;
     ``shuffled`` scores test images with shuffled pixels, the other end of the scale.
     """
     if (classifier := context.classifier) is None:
-        return MetricResult({})
+        return MetricResult({"note": NO_CLASSIFIER})
     # All sets have the same size, because the bias of a Fréchet distance depends on it.
     size = min(context.budget.samples, len(context.test), len(context.train))
     real_images = choose(context.test, size, "real").intensities

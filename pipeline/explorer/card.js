@@ -3,7 +3,8 @@
 // One model: its plane, the point on it, and the images beside it.
 
 const cards = [];
-const nearestImage = (i) => (page.classes ? `${page.classes}\u00a0${page.names[page.labelsOf[i]]}` : `number\u00a0${i + 1}`);
+const className = (label) => (page.named ? page.names[label] : `${page.classes}\u00a0${page.names[label]}`);
+const nearestImage = (i) => (page.classes ? className(page.labelsOf[i]) : `number\u00a0${i + 1}`);
 
 class Card extends Plane {
   constructor(models) {
@@ -15,7 +16,7 @@ class Card extends Plane {
       ...model,
       xs: array(model.codes),
       spreads: model.spread && array(model.spread),
-      decode: decoder(model.layers),
+      decode: decoder(model.decoder, model.likelihood),
       steps: model.replay && array(model.replay.points),
       encode: model.encoder.length ? encoder(model.encoder, model.center.length) : null,
     }));
@@ -91,10 +92,11 @@ class Card extends Plane {
     return from.map((value, i) => value + (x - a) * first[i] + (y - b) * second[i]);
   }
 
+  // Of the test images that the page holds; the others are dots alone.
   nearest(z = this.z) {
     const { xs } = this.model, dim = z.length;
     let best = this.near, least = Infinity;
-    for (let i = 0, at = 0; at < xs.length; i++, at += dim) {
+    for (let i = 0, at = 0; i < page.count; i++, at += dim) {
       if (state.only >= 0 && page.labelsOf[i] !== state.only) continue;
       let distance = 0;
       for (let k = 0; k < dim; k++) distance += (xs[at + k] - z[k]) ** 2;

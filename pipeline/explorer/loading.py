@@ -3,74 +3,75 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.data import Dataset, Images, intensities, load_dataset
-from pipeline.errors import DAMAGED, IntegrityError, ParamsError
+from pipeline.errors import DAMAGED, IntegrityError
 from pipeline.evaluation.results import Results, load_results
+from pipeline.explorer.networks import KINDS, Layers, NotExplorable, check_kinds, compute, mean_intensities, read_layers
 from pipeline.storage import Header, check_arrays, load_arrays, md5, refusing
 
-Layers = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Weight ``[out, in]`` and bias ``[out]`` of each linear layer."""
+BATCH = 500  # images per pass
 CHECKED = 20  # test images whose codes an encoder must give
+CLOSE = 1e-3  # to what torch computed; other layers are further off
 
 
-class NotExplorable(ParamsError):
-    """A model or its images are of a kind that the explorer does not show."""
+class Networks(NamedTuple):
+    """The layers of a model's decoder, what its outputs stand for, and the layers of its encoder where the page can run it."""
+
+    decoder: Layers
+    likelihood: str = "bernoulli"
+    encoder: Layers = ()
 
 
 @dataclass(frozen=True)
 class Explored:
-    """One model to explore: its codes of the test images, its decoder, and its encoder where the page can run it.
+    """One model to explore: its codes of the test images, and its networks.
 
     ``replay`` ``[1 + epochs, n, d]`` are the codes of the first test images before its training and after each epoch.
     """
 
     results: Results
-    layers: Layers
-    encoder: Layers = ()
+    networks: Networks
     replay: np.ndarray | None = None
 
 
-def layers(weights: Path) -> Layers:
-    """Return the linear layers of the decoder in a file of weights, without torch.
+def read_networks(weights: Path, images: np.ndarray, codes: np.ndarray, decoded: tuple[np.ndarray, np.ndarray]) -> Networks:
+    """Return the networks in a file of weights, without torch.
+
+    A file does not say all about its layers. So the decoder must give known images at known codes, ``decoded`` ``[K, d]`` and
+    ``[K, C, H, W]``, and the encoder the ``codes`` ``[N, d]`` of the test ``images`` ``[N, C, H, W]`` (bytes), or it is left out.
 
     Raises IntegrityError naming the file when it is missing or damaged, NotExplorable for another kind of decoder.
     """
     arrays, header = load_arrays(weights)
-    listed = header.get("decoder")
-    kinds = list(map(str, listed)) if isinstance(listed, list) else []
-    if len(kinds) % 2 == 0 or kinds != ["ReLU" if index % 2 else "Linear" for index in range(len(kinds))]:
-        found = ", ".join(kinds) or "unknown; train the model again"
-        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a ReLU between every two; these are {found}")
-    names = [f"decoder.{index}" for index in range(0, len(kinds), 2)]
-    if missing := [part for name in names for part in (f"{name}.weight", f"{name}.bias") if part not in arrays]:
-        raise NotExplorable(f"{weights}: the explorer decodes linear layers with a bias; there is no {missing[0]}")
-    axes = {f"{name}.weight": f"f4 n{depth + 1} n{depth}" for depth, name in enumerate(names)}
-    axes |= {f"{name}.bias": f"f4 n{depth}" for depth, name in enumerate(names, 1)}
-    with refusing(weights, "weights"):
-        check_arrays({name: arrays[name] for name in axes}, axes)
-    return [(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names]
-
-
-def encoder_layers(weights: Path, images: np.ndarray, codes: np.ndarray) -> Layers:
-    """Return the linear layers of the encoder, or none where it is not such layers with a ReLU between every two.
-
-    Whether it is, the ``codes`` ``[N, d]`` of the test ``images`` ``[N, C, H, W]`` (bytes) tell: these layers must give them.
-    """
-    arrays, _ = load_arrays(weights)
-    names = sorted((name for name in arrays if name.startswith("encoder.")), key=lambda name: (len(name), name))
-    found = [
-        (arrays[name], arrays[bias]) for name in names if (bias := name.replace("weight", "bias")) != name and bias in arrays
-    ]
-    x = intensities(images[:CHECKED]).reshape(len(images[:CHECKED]), -1)
-    for depth, (weight, offset) in enumerate(found):
-        if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-            return ()
-        x = (np.maximum(x, 0) if depth else x) @ weight.T + offset
+    check_kinds(header, weights)
+    likelihood = str(header.get("config", {}).get("likelihood", "bernoulli"))
+    decoder = read_layers("decoder", arrays, images.shape[1:], weights)
+    at, expected = decoded
+    if decoder[0].inputs != (codes.shape[1], 1, 1):
+        raise IntegrityError(f"{weights}: the decoder and the results are of different shapes; run `dvc repro`")
+    if len(at) and not np.allclose(mean_intensities(compute(decoder, at), likelihood), expected, rtol=0, atol=CLOSE):
+        raise NotExplorable(f"{weights}: the explorer runs {KINDS}; this decoder computes something else")
+    try:
+        encoder = read_layers("encoder", arrays, images.shape[1:], weights)
+    except NotExplorable:
+        return Networks(decoder, likelihood)
     dim, known = codes.shape[1], codes[:CHECKED]
-    return found if x.shape[1] in (dim, 2 * dim) and np.allclose(x[:, :dim], known, rtol=1e-3, atol=1e-3) else ()
+    outputs = compute(encoder, intensities(images[:CHECKED])).reshape(len(known), -1) if encoder else np.empty((0, 0))
+    fits = outputs.shape[1] in (dim, 2 * dim) and np.allclose(outputs[:, :dim], known, rtol=CLOSE, atol=CLOSE)
+    return Networks(decoder, likelihood, encoder if fits else ())
+
+
+def _decoded(results: Results, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the code of a test image and the image that torch decoded there, from the results; none where they have none."""
+    if "reconstructions" not in results:
+        return np.empty((0, 1)), np.empty(0)
+    first = np.rint(255 * results["inputs"][0]).astype(np.uint8)
+    at = np.flatnonzero((images == first).all(axis=(1, 2, 3)))[:1]
+    return results["codes"][at], results["reconstructions"][: len(at)]
 
 
 def _test_images(dataset: Dataset, results: Results, path: Path) -> Images:
@@ -110,12 +111,11 @@ def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Ex
     images, dataset = np.empty((0, 1, 0, 0), np.uint8), load_dataset(data)
     for path in sorted(results.glob("*.safetensors")):
         weights, found = models / path.name, load_results(path)
-        decoder = layers(weights)
         if md5(weights) != found.weights_md5:
             raise IntegrityError(f"{path}: results of other weights than {weights}; run `dvc repro` to evaluate these")
         images = _test_images(dataset, found, data).pixels
-        encoder = encoder_layers(weights, images, found["codes"])
-        explored[path.stem] = Explored(found, decoder, encoder, _replay(models / "replay" / path.name, found))
+        networks = read_networks(weights, images, found["codes"], _decoded(found, images))
+        explored[path.stem] = Explored(found, networks, _replay(models / "replay" / path.name, found))
     return explored, images
 
 
@@ -141,9 +141,11 @@ def add_sweep(explored: dict[str, Explored], folders: Sequence[Path], images: np
         if trained.dataset != results.dataset or trained.config.image_shape != images.shape[1:]:
             raise IntegrityError(f"{path}: another data set than the results'; a sweep is shown on the same images")
         with torch.no_grad():
-            posterior = trained.model.encode(torch.from_numpy(intensities(images)))
+            posteriors = [trained.model.encode(x) for x in torch.from_numpy(intensities(images)).split(BATCH)]
         arrays = {array: results[array] for array in ("inputs", "labels") if array in results}
-        arrays |= {"codes": posterior.mean.numpy(), "spread": posterior.std.numpy()}
-        shown = replace(results, beta=beta, arrays=arrays)
-        cards[name][beta] = Explored(shown, layers(path), encoder_layers(path, images, arrays["codes"]))
+        arrays["codes"] = torch.cat([posterior.mean for posterior in posteriors]).numpy()
+        arrays["spread"] = torch.cat([posterior.std for posterior in posteriors]).numpy()
+        decoded = arrays["codes"][:1], trained.predict(intensities(images[:1]))["reconstruction"]
+        networks = read_networks(path, images, arrays["codes"], decoded)
+        cards[name][beta] = Explored(replace(results, beta=beta, arrays=arrays), networks)
     return [list(card.values()) for card in cards.values()]

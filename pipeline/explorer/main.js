@@ -53,9 +53,9 @@ function toolbar() {
     item.append(input, button);
     return item;
   }));
-  const gray = cards.every((card) => card.models.every((model) => model.encode));
-  $("#mode-draw").disabled = !gray;
-  $("#mode-draw").parentElement.hidden = !gray;
+  const drawable = page.ink && cards.every((card) => card.models.every((model) => model.encode));
+  $("#mode-draw").disabled = !drawable;
+  $("#mode-draw").parentElement.hidden = !drawable;
   const epochs = Math.max(...cards.map((card) => card.model.replay?.epochs ?? 0));
   $("#mode-replay").parentElement.hidden = $("#mode-replay").disabled = !epochs;
   $("#epoch").max = epochs;
@@ -63,7 +63,7 @@ function toolbar() {
   $("#play").addEventListener("click", () => MODES.replay.play(!MODES.replay.timer));
   $("#mode-posterior").parentElement.hidden = $("#mode-posterior").disabled = !cards.some((card) => card.model.spreads);
   $("#legend").append(...page.names.map((name, i) => {
-    const entry = element("button", { type: "button", textContent: name, ariaPressed: "false", ariaLabel: `only ${page.classes} ${name}` });
+    const entry = element("button", { type: "button", textContent: name, ariaPressed: "false", ariaLabel: `only ${className(i)}` });
     entry.style.setProperty("--color", `rgb(${page.colors[i]})`);
     entry.addEventListener("click", () => isolate(i));
     return entry;
@@ -88,6 +88,7 @@ function toolbar() {
 async function start() {
   await unpack();
   [page.labelsOf, page.pixels] = [array(page.labels), array(page.images)];
+  page.count = page.pixels.length / testImage(0).length;
   readTheme();
   for (const models of page.cards) cards.push(new Card(models));
   toolbar();

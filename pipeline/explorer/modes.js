@@ -6,7 +6,7 @@ const state = { mode: "explore", only: -1, tiles: false, holes: false, link: "im
 const STEPS = 10, PATH = 64, SAMPLES = 16;
 
 function testImage(i) {
-  const size = page.shape[0] * page.shape[1];
+  const size = page.shape.reduce((product, side) => product * side);
   return Float32Array.from(page.pixels.subarray(i * size, (i + 1) * size), (byte) => byte / 255);
 }
 
@@ -92,7 +92,7 @@ const MODES = {
       if (state.walk[0] < 0) this.act();
     },
     act() {
-      const draw = normal(state.seed), count = cards[0].codes.length, pick = () => Math.floor(Math.abs(draw()) * 1e4) % count;
+      const draw = normal(state.seed), pick = () => Math.floor(Math.abs(draw()) * 1e4) % page.count;
       const first = pick();
       let second = pick();
       for (let i = 0; i < 50 && page.labelsOf[second] === page.labelsOf[first]; i++) second = pick();

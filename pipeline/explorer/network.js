@@ -31,29 +31,98 @@ function half(h) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
-// Linear layers with a ReLU between every two. Weights lie input by input, so that an input of zero costs nothing: a ReLU
-// silences about every second one, and most pixels of a digit are black.
-function network(packed) {
-  const layers = packed.map(([weight, bias]) => ({ weight: array(weight), bias: array(bias) }));
-  for (const layer of layers) layer.sums = new Float64Array(layer.bias.length);
-  return (input) => {
-    let x = input;
-    for (const { weight, bias, sums } of layers) {
-      sums.set(bias);
-      for (let i = 0, at = 0; i < x.length; i++, at += sums.length) {
-        const value = x === input ? x[i] : Math.max(x[i], 0);
-        if (value !== 0) for (let k = 0; k < sums.length; k++) sums[k] += value * weight[at + k];
-      }
-      x = sums;
+// Add rows of ``weight``, ``length`` long and ``stride`` apart from ``at`` on, to ``sums`` from ``to`` on, each times its input, the
+// ``count`` numbers of ``x`` from ``from`` on. Inputs of zero cost nothing: a ReLU silences about every second one, and most pixels
+// of a digit are black. Four rows at once read and write the sums once.
+function accumulate(sums, to, length, x, from, count, weight, at, stride) {
+  for (let i = 0; i < count;) {
+    let a = 0, b = 0, c = 0, d = 0, rowA = 0, rowB = 0, rowC = 0, rowD = 0;
+    for (let found = 0; i < count && found < 4; i++) {
+      const value = x[from + i];
+      if (value === 0) continue;
+      [a, b, c, d] = [value, a, b, c];
+      [rowA, rowB, rowC, rowD] = [at + i * stride, rowA, rowB, rowC];
+      found++;
     }
-    return x;
-  };
+    if (a !== 0) for (let k = 0; k < length; k++) {
+      sums[to + k] += a * weight[rowA + k] + b * weight[rowB + k] + c * weight[rowC + k] + d * weight[rowD + k];
+    }
+  }
 }
 
+// Each layer as a function from its input to its output, images channels last. Convolutions have 4 x 4 weights, stride 2 and a
+// frame of one pixel, which takes what would fall outside. The 4 neighbors in a line lie side by side.
+const LAYERS = {
+  // Weights lie by input, output.
+  Linear({ weight, bias }) {
+    const sums = new Float64Array(bias.length);
+    return (x) => {
+      sums.set(bias);
+      accumulate(sums, 0, sums.length, x, 0, x.length, weight, 0, sums.length);
+      return sums;
+    };
+  },
+
+  // Weights lie by row, column, input, output.
+  Conv2d({ weight, bias, inputs: [channels, height, width] }) {
+    const line = (width + 2) * channels, inner = width * channels, reach = 4 * channels, count = bias.length;
+    const framed = new Float64Array((height + 2) * line), sums = new Float64Array((height * width * count) / 4);
+    return (x) => {
+      for (let row = 0; row < height; row++) framed.set(x.subarray(row * inner, (row + 1) * inner), (row + 1) * line + channels);
+      for (let row = 0, to = 0; row < height; row += 2) {
+        for (let column = 0; column < width; column += 2, to += count) {
+          sums.set(bias, to);
+          for (let near = 0; near < 4; near++) {
+            accumulate(sums, to, count, framed, (row + near) * line + column * channels, reach, weight, near * reach * count, count);
+          }
+        }
+      }
+      return sums;
+    };
+  },
+
+  // Weights lie by input, row, column, output.
+  ConvTranspose2d({ weight, bias, inputs: [channels, height, width] }) {
+    const count = bias.length, line = (2 * width + 2) * count, inner = 2 * width * count, reach = 4 * count;
+    const framed = new Float64Array((2 * height + 2) * line), sums = new Float64Array(2 * height * inner);
+    const start = framed.map((_, i) => bias[i % count]);
+    return (x) => {
+      framed.set(start);
+      for (let row = 0, from = 0; row < height; row++) {
+        for (let column = 0; column < width; column++, from += channels) {
+          for (let near = 0; near < 4; near++) {
+            accumulate(framed, (2 * row + near) * line + 2 * column * count, reach, x, from, channels, weight, near * reach, 4 * reach);
+          }
+        }
+      }
+      for (let row = 0; row < 2 * height; row++) {
+        const from = (row + 1) * line + count;
+        sums.set(framed.subarray(from, from + inner), row * inner);
+      }
+      return sums;
+    };
+  },
+};
+
+// Layers with a ReLU between every two.
+function network(packed) {
+  const layers = packed.map((layer) => LAYERS[layer.kind]({ ...layer, weight: array(layer.weight), bias: array(layer.bias) }));
+  return (input) => layers.reduce((x, layer, depth) => {
+    if (depth) for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0;
+    return layer(x);
+  }, input);
+}
+
+// The intensity that an output stands for, by likelihood; for all others it is the sigmoid.
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const INTENSITIES = {
+  continuous_bernoulli: (x) => (Math.abs(x) < 0.01 ? 0.5 + x / 12 : sigmoid(x) / Math.tanh(x / 2) - 1 / x),
+};
+
 // The intensities of a code's image.
-function decoder(packed) {
-  const logits = network(packed);
-  return (z) => Float32Array.from(logits(z), (x) => 1 / (1 + Math.exp(-x)));
+function decoder(packed, likelihood) {
+  const outputs = network(packed), intensity = INTENSITIES[likelihood] ?? sigmoid;
+  return (z) => Float32Array.from(outputs(z), intensity);
 }
 
 // The code of an image, and its standard deviations where the encoder's outputs are those of a Gaussian.

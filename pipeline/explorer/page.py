@@ -6,20 +6,21 @@ import json
 import zlib
 from base64 import b64encode
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import IntegrityError, ParamsError
-from pipeline.explorer.loading import Explored, Layers, NotExplorable
+from pipeline.errors import ParamsError
+from pipeline.explorer.loading import Explored
+from pipeline.explorer.networks import Layers, NotExplorable
 from pipeline.figures.latent import classes, plane
-from pipeline.figures.style import Page
+from pipeline.figures.style import Page, is_ink
 
 MAX_BYTES = 10_000_000
-POINTS = 3000  # test images on a plane
+POINTS = 3000  # test images on a plane, as dots
+PIXELS = 3_000_000  # bytes of those that are shown as images, too: the first ones
 SLIDERS = 16
 SCRIPTS = ("network.js", "plane.js", "card.js", "input.js", "modes.js", "drawing.js", "tour.js", "main.js")
 
@@ -63,16 +64,18 @@ def extent(values: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
-def _network(layers: Layers, blob: list[bytes], precision: str) -> list[Any]:
-    return [[_add(blob, weight.T, precision), _add(blob, bias, "float32")] for weight, bias in layers]
+def _network(layers: Layers, blob: list[bytes], precision: str) -> list[dict[str, Any]]:
+    described = []
+    for layer in layers:
+        weight, bias = layer.channels_last()
+        packed = {"weight": _add(blob, weight, precision), "bias": _add(blob, bias, "float32")}
+        described.append({"kind": layer.kind, "inputs": layer.inputs, **packed})
+    return described
 
 
 def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[str, Any]:
     results, codes = explored.results, explored.results["codes"]
     dim, found = codes.shape[1], classes(results)
-    sizes = [dim, *(len(bias) for _, bias in explored.layers)]
-    if [weight.shape[::-1] for weight, _ in explored.layers] != list(pairwise(sizes)) or sizes[-1] != results["inputs"][0].size:
-        raise IntegrityError(f"{results.title}: the decoder and the results are of different shapes; run `dvc repro`")
     center, axes, names = plane(codes)
     frame, ranges = extent((codes - center) @ axes.T), extent(codes)
     if dim == 1:
@@ -92,8 +95,9 @@ def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[s
         "frame": frame.tolist(),
         "ranges": ranges.tolist(),
         "sliders": sorted(np.argsort(-codes.var(0), kind="stable")[:SLIDERS].tolist()) if dim > 2 else [],
-        "layers": _network(explored.layers, blob, types.decoder),
-        "encoder": _network(explored.encoder, blob, types.encoder) if types.encoder else [],
+        "decoder": _network(explored.networks.decoder, blob, types.decoder),
+        "likelihood": explored.networks.likelihood,
+        "encoder": _network(explored.networks.encoder, blob, types.encoder) if types.encoder else [],
     }
     if results.has_prior and "spread" in results:
         described["spread"] = _add(blob, results["spread"][:POINTS], "float32")
@@ -117,24 +121,28 @@ def _name(card: Sequence[Explored]) -> str:
 
 def _assemble(cards: Sequence[Sequence[Explored]], images: np.ndarray, first: Precision, others: Precision) -> str:
     shown = Page({str(number): card[0].results for number, card in enumerate(cards)}).models["0"]
-    channels, *size = shown["inputs"].shape[1:]
-    if channels != 1:
-        raise NotExplorable(f"the explorer shows gray images; those of {shown.dataset} have {channels} channels")
-    found = classes(shown)
+    ink, (channels, *size) = is_ink(shown["inputs"]), shown["inputs"].shape[1:]
+    if channels not in (1, 3):
+        raise NotExplorable(f"the explorer shows images of 1 channel or 3; those of {shown.dataset} have {channels}")
+    if not ink:  # nothing to draw
+        first, others = first._replace(encoder=None), others._replace(encoder=None)
+    found, with_image = classes(shown), max(PIXELS // images[0].size, 1)
     blob: list[bytes] = []
     data = {
-        "shape": size,
+        "shape": [*size, channels],
+        "ink": ink,
         "classes": found.word,
+        "named": found.named,
         "names": found.names,
         "colors": found.colors(range(found.colors.N), bytes=True)[:, :3].tolist(),
         "labels": _add(blob, found.numbers[:POINTS], "uint8" if found.colors.N <= 256 else "float32"),
-        "images": _add(blob, images[:POINTS], "uint8"),
+        "images": _add(blob, images[: min(with_image, POINTS)].transpose(0, 2, 3, 1), "uint8"),
         "cards": [[_describe(one, blob, others if i else first) for i, one in enumerate(card)] for card in cards],
         "precision": sorted({first.decoder} | {others.decoder for card in cards if len(card) > 1}, reverse=True),
     }
     folder = Path(__file__).parent
     style, *scripts = ((folder / name).read_text("utf-8") for name in ("explorer.css", *SCRIPTS))
-    subject = html.escape(f"{shown.dataset}: {' and '.join(map(_name, cards))}")
+    subject = html.escape(f"{shown.data}: {' and '.join(map(_name, cards))}")
     return Template((folder / "explorer.html").read_text("utf-8")).substitute(
         policy=POLICY.format(style=_csp_hash(style), scripts=" ".join(map(_csp_hash, scripts))),
         title=f"Latent explorer on {subject}",
@@ -150,12 +158,15 @@ def explorer(cards: Sequence[Sequence[Explored]], images: np.ndarray) -> str:
     """Return the page, self-contained and under 10 MB; equal models give equal bytes.
 
     ``cards`` has one entry for each plane, side by side: the model shown first, then those its beta slider also reaches;
-    ``images`` are the bytes ``[N, C, H, W]`` of the test images. Raises IntegrityError for no models, different test images or
-    layers that do not fit the results, ParamsError over 10 MB.
+    ``images`` are the bytes ``[N, C, H, W]`` of the test images. Raises IntegrityError for no models or different test images,
+    NotExplorable for images of other channels and for two models over 10 MB, ParamsError for a sweep over 10 MB.
     """
     for first, others in PRECISIONS:
         document = _assemble(cards, images, first, others)
         if (size := len(document.encode())) < MAX_BYTES:
             return document
     number, limit = sum(map(len, cards)), MAX_BYTES / 1e6
-    raise ParamsError(f"an explorer of {number} models takes {size / 1e6:.1f} MB, over {limit:g}; use fewer models of the sweep")
+    takes = f"an explorer of {number} models takes {size / 1e6:.1f} MB, over {limit:g}"
+    if number > len(cards):
+        raise ParamsError(f"{takes}; use fewer models of the sweep")
+    raise NotExplorable(f"{takes}; smaller hidden_dims of ae and vae make a smaller page")

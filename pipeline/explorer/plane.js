@@ -10,17 +10,18 @@ function readTheme() {
   theme.dark = matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-// Intensities as ink on paper, or as light on a dark page.
+// Intensities as they are, or those of ink as ink on paper, or as light on a dark page.
 function picture(pixels) {
-  const [height, width] = page.shape, image = new ImageData(width, height), { data } = image;
-  const [low, high] = theme.dark ? [24, 248] : [255, 0];
-  for (let i = 0, at = 0; i < pixels.length; i++, at += 4) {
-    data[at] = data[at + 1] = data[at + 2] = low + (high - low) * pixels[i];
+  const [height, width, channels] = page.shape, image = new ImageData(width, height), { data } = image;
+  const [low, high] = !page.ink ? [0, 255] : theme.dark ? [24, 248] : [255, 0];
+  for (let i = 0, at = 0; i < pixels.length; i += channels, at += 4) {
+    for (let k = 0; k < 3; k++) data[at + k] = low + (high - low) * pixels[channels === 3 ? i + k : i];
     data[at + 3] = 255;
   }
   return image;
 }
 
+const cut = (name, most = 14) => (name.length > most ? `${name.slice(0, most - 1).trimEnd()}…` : name);
 const show = (canvas, pixels) => canvas.getContext("2d").putImageData(picture(pixels), 0, 0);
 
 function ticks([low, high]) {
@@ -90,12 +91,14 @@ class Plane {
     const { model, base } = this, ratio = window.devicePixelRatio, size = Math.round(this.size * ratio);
     this.stale = false;
     for (const canvas of [base, this.plane]) if (canvas.width !== size) canvas.width = canvas.height = size;
-    const draw = base.getContext("2d"), rows = page.names.map((name, i) => [i, name]);
+    const draw = base.getContext("2d"), every = Math.ceil((15 * page.names.length) / this.inner);
+    const rows = this.line ? page.names.map((name, i) => [i, cut(name)]).filter(([i]) => i % every === 0) : [];
+    const inside = rows.some(([, name]) => name.length > 4); // beside the plane there is no room for them
     draw.setTransform(ratio, 0, 0, ratio, 0, 0);
     draw.clearRect(0, 0, this.size, this.size);
     Object.assign(draw, { font: `12px ${FONT}`, textBaseline: "middle" });
     for (const [x, words] of ticks(this.view[0])) this.text(draw, words, this.at([x, 0])[0], this.size - MARGIN + 14);
-    for (const [y, words] of this.line ? rows : ticks(this.view[1])) {
+    for (const [y, words] of inside ? [] : this.line ? rows : ticks(this.view[1])) {
       this.text(draw, words, MARGIN - 7, this.at([0, y])[1], { align: "right" });
     }
     this.text(draw, model.names[0], MARGIN + this.inner / 2, this.size - 8);
@@ -113,8 +116,8 @@ class Plane {
     if (state.tiles && this.sheet && trained) this.lay(draw, this.sheet.canvas, this.sheet.view, 0.8);
     if (state.holes && model.map && trained) this.shade(draw, model.map);
     this.dots(draw, ratio);
+    if (inside) for (const [y, words] of rows) this.text(draw, words, MARGIN + 5, this.at([0, y])[1], { align: "left", halo: true });
     if ((model.prior || MODES[state.mode].prior) && model.center.length === 2) this.circles(draw);
-    draw.font = `bold 15px ${FONT}`;
     for (const [name, x, y] of this.marks()) this.text(draw, name, x, y, { halo: true });
     draw.restore();
   }
@@ -175,6 +178,8 @@ class Plane {
   // together. A class without such a cell has no name on the plane.
   marks() {
     if (!page.classes || this.line) return [];
+    const draw = this.base.getContext("2d");
+    draw.font = `bold 15px ${FONT}`;
     const cells = Math.max(6, Math.round(this.inner / 14)), width = this.inner / cells;
     const counts = page.names.map(() => new Uint16Array(cells * cells)), all = new Uint16Array(cells * cells);
     for (let i = 0; i < this.places.length / 2; i++) {
@@ -191,16 +196,19 @@ class Plane {
     const sizes = counts.map((own) => own.reduce((sum, count) => sum + count, 0) / 9);
     for (const [, label] of order) { // the densest clouds first
       if (state.only >= 0 && label !== state.only) continue;
+      const name = cut(page.names[label], 12), half = draw.measureText(name).width / 2;
       let best = -1, most = 0;
       counts[label].forEach((own, cell) => {
         if (own * own <= most * all[cell] || 2 * own <= all[cell] || own < 0.04 * sizes[label]) return;
-        const near = ([c, r]) => Math.abs(c - (cell % cells)) < 2 && Math.abs(r - Math.floor(cell / cells)) < 2;
+        const near = ([c, r, other]) => Math.abs(c - (cell % cells)) < Math.max(2, (half + other) / width)
+          && Math.abs(r - Math.floor(cell / cells)) < 2;
         if (!taken.some(near)) [best, most] = [cell, (own * own) / all[cell]];
       });
       if (best < 0) continue;
       const [c, r] = [best % cells, Math.floor(best / cells)];
-      taken.push([c, r]);
-      marks.push([page.names[label], MARGIN + (c + 0.5) * width, EDGE + (r + 0.5) * width]);
+      taken.push([c, r, half]);
+      const x = Math.min(Math.max(MARGIN + (c + 0.5) * width, MARGIN + half), this.size - EDGE - half);
+      marks.push([name, x, EDGE + (r + 0.5) * width]);
     }
     return marks;
   }
@@ -208,11 +216,12 @@ class Plane {
   // Decode the plane in view as a sheet of images, a few in each frame.
   tile() {
     if (!state.tiles || !this.size) return;
-    const [height, width] = page.shape, count = Math.min(Math.max(Math.round(this.inner / 24), 6), 28);
-    const canvas = element("canvas", { width: count * (width + 2), height: count * (height + 2) });
+    const longer = Math.max(page.shape[0], page.shape[1]), side = longer + 2;
+    const count = Math.min(Math.max(Math.round(this.inner / Math.max(24, longer / 2)), 6), 28);
+    const canvas = element("canvas", { width: count * side, height: count * side });
     canvas.getContext("2d").fillStyle = theme.paper;
     canvas.getContext("2d").fillRect(0, 0, canvas.width, canvas.height);
-    this.job = { canvas, count, view: this.view, next: 0 };
+    this.job = { canvas, count, side, view: this.view, next: 0 };
     schedule();
   }
 
@@ -224,7 +233,8 @@ class Plane {
       const column = job.next % job.count, row = Math.floor(job.next / job.count);
       const [u, v] = [(column + 0.5) / job.count, (row + 0.5) / job.count];
       const z = this.lift(left + u * (right - left), top - v * (top - bottom), this.model.center);
-      draw.putImageData(picture(this.model.decode(z)), column * (width + 2) + 1, row * (height + 2) + 1);
+      const [x, y] = [column * job.side + (job.side - width) / 2, row * job.side + (job.side - height) / 2];
+      draw.putImageData(picture(this.model.decode(z)), Math.floor(x), Math.floor(y));
     }
     if (job.next === job.count ** 2) {
       Object.assign(this, { sheet: job, job: null, stale: true });

@@ -29,7 +29,7 @@ function permalink() {
 function visit(address) {
   const hash = new URLSearchParams(address.replace(/^#/, "")), numbers = (name) => (hash.get(name) ?? "").split(",").map(Number);
   const whole = (text, below, otherwise) => (/^\d+$/.test(text ?? "") && +text < below ? +text : otherwise);
-  const count = cards[0].codes.length, pair = (hash.get("walk") ?? "").split(",").map((i) => whole(i, count, -1));
+  const { count } = page, pair = (hash.get("walk") ?? "").split(",").map((i) => whole(i, count, -1));
   const image = whole(hash.get("image"), count, 0), point = (name, { z }) => {
     const found = numbers(name);
     return hash.has(name) && found.length === z.length && found.every(Number.isFinite) ? found : null;
@@ -75,9 +75,9 @@ function link() {
   }, 300);
 }
 
-// A test image of a class that the last model reconstructs better than nine in ten others of the class.
+// A test image of a class that the last model reconstructs better than nine in ten others of the class, of up to 100.
 function clear(label) {
-  const { model, codes } = cards.at(-1), own = codes.map((_, i) => i).filter((i) => page.labelsOf[i] === label);
+  const { model, codes } = cards.at(-1), own = [...Array(page.count).keys()].filter((i) => page.labelsOf[i] === label).slice(0, 100);
   const errors = new Map(own.map((i) => [i, apart(testImage(i), model.decode(Array.from(codes[i])))]));
   return own.sort((i, j) => errors.get(i) - errors.get(j))[Math.floor(own.length / 10)];
 }
@@ -87,7 +87,7 @@ const tour = {
 
   // Title, words and, as a function, what to show.
   stops() {
-    const present = [...new Set(page.labelsOf)].sort((a, b) => a - b), dim = cards[0].z.length, word = page.classes || "image";
+    const present = [...new Set(page.labelsOf.subarray(0, page.count))].sort((a, b) => a - b), dim = cards[0].z.length, word = page.classes === "digit" ? "digit" : "image";
     const pick = (...wanted) => clear(wanted.find((label) => present.includes(label)) ?? present[0]);
     const many = cards.findIndex((card) => card.models.length > 1), betas = many < 0 ? [] : cards[many].models.map(({ beta }) => beta);
     return [

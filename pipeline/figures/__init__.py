@@ -25,7 +25,16 @@ FIGURES: dict[str, Callable[[Page], Figure | None]] = {
     "hardest_images": images.hardest_images,
 }
 
-__all__ = ["FIGURES", "Page", "draw", "png"]
+# What some figures need; without it there is nothing to show.
+NEEDS = {
+    "manifold": "2 latent dimensions",
+    "traversals": "more than 2 latent dimensions",
+    "holes": "2 latent dimensions and the classifier",
+    "magnification": "2 latent dimensions",
+    "samplers": "the classifier",
+}
+
+__all__ = ["FIGURES", "NEEDS", "Page", "draw", "png"]
 
 
 def draw(name: str, page: Page) -> Figure | None:

@@ -37,10 +37,10 @@ def epoch_axes(figure: Figure | SubFigure, titles: list[str], y_label: str) -> l
     return axes
 
 
-def curves(figure: Figure | SubFigure, page: Page, legend_columns: int) -> bool:
+def curves(figure: Figure | SubFigure, page: Page, legend_columns: int, *, with_data: bool = True) -> bool:
     """Draw each term of all models: validation solid, training dashed, a dot at the epoch with the lowest validation loss.
 
-    Returns whether there is a history to draw.
+    The legend names the models, ``with_data`` the data set too. Returns whether there is a history to draw.
     """
     if not (terms := [term for term in TERMS if any(f"val/{term}" in history for history in page.histories.values())]):
         return False
@@ -54,7 +54,13 @@ def curves(figure: Figure | SubFigure, page: Page, legend_columns: int) -> bool:
                 # The first training mean includes steps of the untrained model; its range would flatten all other epochs.
                 seen += [history[val], history[train].iloc[1:]]
                 ax.plot(epoch, history[train], color=color, alpha=0.7, **_TRAINING)
-                ax.plot(epoch, history[val], color=color, lw=2, label=page.models[name].title)
+                ax.plot(
+                    epoch,
+                    history[val],
+                    color=color,
+                    lw=2,
+                    label=page.models[name].title if with_data else page.models[name].label,
+                )
                 ax.plot(epoch.iloc[best], history[val].iloc[best], color=color, **DOT)
         low, high = pd.concat(seen).agg(["min", "max"])
         ax.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))

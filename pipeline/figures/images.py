@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.results import Results
-from pipeline.figures.style import WIDTH, Page, image_panels, marks, new_figure, tiles
+from pipeline.figures.style import WIDTH, Page, image_panels, is_ink, marks, new_figure, tiles
 
 MAX_COLUMNS, MAX_DIMENSIONS = 20, 16
 SAMPLER_NAMES = {"prior": "N(0, I)", "gaussian": "Gaussian fit", "gmm10": "mixture of 10", "kde": "kernel density"}
@@ -29,7 +29,7 @@ def reconstructions_panel(ax: Axes, page: Page) -> float:
     """Draw test images and, below each, the reconstruction of every model."""
     shown = page.having("reconstructions")
     images = np.stack([shown[0]["inputs"], *(results["reconstructions"] for results in shown)])[:, :MAX_COLUMNS]
-    tallness = tiles(ax, images)
+    tallness = tiles(ax, images, ink=is_ink(shown[0]["inputs"]))
     ax.set_yticks(range(len(images)), ["test image", *(results.label for results in shown)])
     ax.set(title=f"Reconstructions of {shown[0].data}")
     return tallness
@@ -39,17 +39,19 @@ def samples_panel(ax: Axes, results: Results) -> float:
     """Draw sixteen decoded samples from the prior, the same latent points for every model."""
     ax.set(title=f"Samples: {results.title}")
     images = results["prior_samples"]
-    return tiles(ax, images[:16].reshape(4, 4, *images.shape[1:]))
+    return tiles(ax, images[:16].reshape(4, 4, *images.shape[1:]), ink=is_ink(results["inputs"]))
 
 
 def manifold_panel(ax: Axes, results: Results, quantiles: bool = False) -> float:
     """Draw the decoded plane, over [-3, 3] or at equal steps of the prior's probability; the second axis goes upwards."""
     images = results["manifold_quantiles" if quantiles else "manifold"]
-    tallness, values = tiles(ax, images, gap=1), grid_values(len(images), quantiles)
+    ink, values = is_ink(results.arrays.get("inputs", images)), grid_values(len(images), quantiles)
+    tallness = tiles(ax, images, gap=1, ink=ink)
     shown = [value for value in np.arange(-3, 3.5, 0.5 if quantiles else 1) if values[0] <= value <= values[-1]]
     at = np.interp(shown, values, np.arange(len(values)))
     ax.set_xticks(at, marks(shown))
-    ax.set_yticks(len(values) - 1 - at, marks(shown))
+    upward = slice(None, None, 1 if tallness > 0.6 else 2)
+    ax.set_yticks(len(values) - 1 - at[upward], marks(shown[upward]))
     ax.set(title=results.title, xlabel="$z_1$", ylabel="$z_2$")
     return tallness
 
@@ -58,7 +60,7 @@ def interpolation_panel(ax: Axes, results: Results) -> float:
     """Draw pairs of test images, one a row, and between them the decoded straight line from one code to the other."""
     starts, ends = results["interpolation_ends"][:, :1], results["interpolation_ends"][:, 1:]
     images = np.concatenate([starts, results["interpolations"], ends], axis=1)
-    tallness, last = tiles(ax, images), images.shape[1] - 1
+    tallness, last = tiles(ax, images, ink=is_ink(results["inputs"])), images.shape[1] - 1
     ax.set_xticks([0, last / 2, last], ["real", "decoded, in equal steps from code to code", "real"])
     ax.set(title=f"Interpolation: {results.title}")
     return tallness
@@ -68,7 +70,7 @@ def traversals_panel(ax: Axes, results: Results) -> float:
     """Draw decoded moves along single dimensions, those in which the codes vary most first."""
     images = results["traversals"]
     order = np.argsort(-results["codes"][:, : len(images)].var(0), kind="stable")[:MAX_DIMENSIONS]
-    tallness = tiles(ax, images[order])
+    tallness = tiles(ax, images[order], ink=is_ink(results["inputs"]))
     ax.set_xticks(np.linspace(0, images.shape[1] - 1, 7), marks(range(-3, 4)))
     ax.set_yticks(range(len(order)), [f"$z_{{{i + 1}}}$" for i in order])
     ax.set(title=f"One dimension at a time: {results.title}", xlabel="value, others at the mean code")
@@ -111,14 +113,14 @@ def samplers(page: Page) -> Figure | None:
     """Draw decoded samples of every sampler, one row a model, with the Fréchet distance in the classifier's features."""
     if not (shown := page.having("sample_images")):
         return None
-    columns = len(shown[0].samplers)
-    figure = new_figure(len(shown) * (WIDTH / columns * 0.8 + 0.4) + 0.3)
+    columns, figure, tallness = len(shown[0].samplers), new_figure(1), 1.0
     for row, results in zip(figure.subplots(len(shown), columns, squeeze=False), shown, strict=True):
         sets = zip(row, results.samplers, results["sample_images"], results["frechet_distances"], strict=True)
         for ax, sampler, images, distance in sets:
-            tiles(ax, images[:20].reshape(4, 5, *images.shape[1:]))
+            tallness = tiles(ax, images[:20].reshape(4, 5, *images.shape[1:]), ink=is_ink(results["inputs"]))
             ax.set_title(f"{SAMPLER_NAMES.get(sampler, sampler)}: {distance:.1f}")
-        row[0].set_ylabel(results.title)
+        row[0].set_ylabel(results.title if tallness > 0.5 else results.label)
+    figure.set_figheight(len(shown) * (WIDTH / columns * tallness + 0.4) + 0.3)
     real = f" (real images: {shown[0]['frechet_distance_real'][0]:.2f})" if "frechet_distance_real" in shown[0] else ""
     figure.suptitle(f"Samples, and their Fréchet distance from real images: lower is closer{real}")
     return figure
@@ -129,9 +131,10 @@ def hardest_images(page: Page) -> Figure | None:
     rows = [(results, kind) for results in page.models.values() for kind in HARDEST if results.arrays.get(kind, np.empty(0)).size]
     if not rows:
         return None
-    figure = new_figure(len(rows) * (WIDTH / 5 + 0.3))
+    figure, tallness = new_figure(1), 1.0
     for ax, (results, kind) in zip(figure.subplots(len(rows), 1, squeeze=False).ravel(), rows, strict=True):
-        tiles(ax, results[kind])
+        tallness = tiles(ax, results[kind], ink=is_ink(results["inputs"]))
         ax.set_yticks([0, 1], ["test image", "reconstruction"])
         ax.set_title(f"{results.title}: {HARDEST[kind]}")
+    figure.set_figheight(len(rows) * (WIDTH * tallness + 0.3))
     return figure

@@ -12,9 +12,22 @@ from matplotlib.patheffects import withStroke
 from scipy.spatial import cKDTree
 
 from pipeline.evaluation.results import Results
-from pipeline.figures.style import CLASS_COLORS, DOT, INK, PENCIL, Page, color_bar, distinct_colors, marks, panels, tiles
+from pipeline.figures.style import (
+    CLASS_COLORS,
+    DOT,
+    INK,
+    PENCIL,
+    Page,
+    color_bar,
+    cut,
+    distinct_colors,
+    is_ink,
+    marks,
+    panels,
+    tiles,
+)
 
-MAX_TICKS = 30  # of a color bar
+MAX_TICKS = 26  # of a color bar
 
 
 def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -36,24 +49,27 @@ def plane(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
 class Classes(NamedTuple):
     """The classes of the test images: the number of each image's class ``[N]``, a name and a color for each class.
 
-    ``word`` is what a class is called. It is empty, and so are the names, for images without labels, which have one color.
+    ``word`` is what a class is called: "digit" or "class"; ``named`` whether the classes have names of their own. Without labels
+    the word is empty, there are no names, and all images have one color.
     """
 
     numbers: np.ndarray
     names: list[str]
     colors: ListedColormap
     word: str
+    named: bool
 
 
 def classes(results: Results) -> Classes:
-    """Return the classes that occur; with labels 0 to 9 at most, a label keeps its number and color where others are missing."""
+    """Return the classes that occur; with labels 0 to 9 at most, a label keeps its color where others are missing."""
     if "labels" not in results:
-        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[:1]), "")
+        return Classes(np.zeros(len(results["codes"]), np.int64), [], ListedColormap(CLASS_COLORS[:1]), "", False)
     known, numbers = np.unique(results["labels"], return_inverse=True)
     if known[0] >= 0 and known[-1] < len(CLASS_COLORS):
         known, numbers = np.arange(known[-1] + 1), results["labels"]
     word = "digit" if results.dataset in ("mnist", "digits") else "class"
-    return Classes(numbers, [str(label) for label in known], ListedColormap(distinct_colors(len(known))), word)
+    names = [results.classes[label] if results.classes else str(label) for label in known]
+    return Classes(numbers, names, ListedColormap(distinct_colors(len(known))), word, bool(results.classes))
 
 
 def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
@@ -65,7 +81,7 @@ def project(results: Results, points: int) -> tuple[np.ndarray, list[str]]:
         found = classes(results)
         strip = np.arange(len(codes)) * 0.618034 % 1 - 0.5  # steps of the golden ratio fill a strip evenly
         xy[:, 1] = found.numbers[:points] + 0.7 * strip
-        names = [*names, found.word]
+        names = [*names, "" if found.named else found.word]
     return xy, names
 
 
@@ -135,7 +151,7 @@ def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
     ax.set(title=results.title, xlabel=xlabel, ylabel=ylabel)
     if dimensions == 1:
         ticks = np.unique(numbers)[:: -(-len(found.names) // MAX_TICKS)] if found.names else numbers[:0]
-        ax.set_yticks(ticks, [found.names[number] for number in ticks])
+        ax.set_yticks(ticks, [cut(found.names[number]) for number in ticks])
         return
     extent = np.ptp(xy, axis=0)
     if dimensions == 2 and results.has_prior:
@@ -148,16 +164,21 @@ def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
         xy = ax.transScale.transform(xy)
         extent = np.ptp(xy, axis=0)
     if found.names:
-        both = class_places(xy, numbers, np.maximum(0.06 * extent, 1e-9))
+        longest = max(len(cut(name)) for name in found.names)
+        distance = 0.06 * extent * (max(longest / (2 * scale**2), 1), 1)  # the room of a name
+        ax.margins(x=max(0.013 * longest, 0.05))
+        both = class_places(xy, numbers, np.maximum(distance, 1e-9))
         places, anchors = (ax.transScale.inverted().transform(points) for points in both)
         for number, place, anchor in zip(np.unique(numbers), places, anchors, strict=True):
-            line = None
-            if (place != anchor).any():
+            line, is_beside = None, (place != anchor).any()
+            if is_beside and len(found.names) > MAX_TICKS:
+                continue  # so many lines would hide the codes
+            if is_beside:
                 line = {"arrowstyle": "-", "color": INK, "lw": 0.7, "shrinkB": 0}
                 ax.plot(*anchor, color=found.colors(number), **DOT | {"ms": 5 * scale})
             if not np.isnan(place).any():
                 options: dict[str, Any] = {"weight": "bold", "ha": "center", "va": "center", "path_effects": halo}
-                ax.annotate(found.names[number], anchor, place, fontsize=10 * scale, arrowprops=line, **options)
+                ax.annotate(cut(found.names[number]), anchor, place, fontsize=10 * scale, arrowprops=line, **options)
 
 
 def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Results, most: int = MAX_TICKS) -> None:
@@ -165,9 +186,9 @@ def class_bar(figure: Figure | SubFigure, axes: Axes | np.ndarray, results: Resu
     found = classes(results)
     if number := len(found.names):
         mappable = ScalarMappable(BoundaryNorm(np.arange(-0.5, number), number), found.colors)
-        bar = color_bar(figure, axes, mappable, label=found.word)
+        bar = color_bar(figure, axes, mappable, label="" if found.named else found.word)
         ticks = range(0, number, -(-number // most))
-        bar.set_ticks(ticks, labels=[found.names[tick] for tick in ticks])
+        bar.set_ticks(ticks, labels=[cut(found.names[tick]) for tick in ticks])
         bar.ax.minorticks_off()
         bar.ax.tick_params(length=0)
 
@@ -214,7 +235,7 @@ def holes(page: Page) -> Figure | None:
             x, y = min(corners, key=lambda corner: abs(np.linalg.norm(corner - at) - 0.3))  # near, and not on the hole itself
             ax.annotate("", tuple(code), (x, y), textcoords="axes fraction", arrowprops={"arrowstyle": "-", "color": INK})
             inset = ax.inset_axes((x - 0.1, y - 0.1, 0.2, 0.2))
-            tiles(inset, results["hole_image"][None, None])
+            tiles(inset, results["hole_image"][None, None], ink=is_ink(results["inputs"]))
             inset.spines[:].set_visible(True)
             inset.set_title(f"confidence {results['confidence_map'][-1 - row, column]:.2f}", fontsize=8, pad=3, loc="center")
     return figure

@@ -21,13 +21,13 @@ def overview(page: Page) -> Figure | None:
     axes = top.subplots(1, columns)
     for ax, results in zip(axes, models, strict=False):
         scatter(ax, results, page.points, min(WIDTH / columns / 3.2, 1))
-    class_bar(top, axes[-2], last, most=15)
+    class_bar(top, axes[-2], last, most=12)
     decoded = next(panel for name, panel in _DECODED.items() if name in last)
     decoded(axes[-1], last)
     axes[-1].set_title(f"Decoded: {last.label}")
 
     left, right = middle.subfigures(1, 2, squeeze=False, width_ratios=[1.5, 1])[0]
-    curves(left, page, legend_columns=3)
+    curves(left, page, legend_columns=3, with_data=False)
     axes = right.subplots(1, len(models), squeeze=False)[0]
     for ax, results in zip(axes, models, strict=True):
         samples_panel(ax, results)

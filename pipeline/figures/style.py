@@ -123,20 +123,37 @@ def series_colors(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, MODEL_COLORS if len(names) <= len(MODEL_COLORS) else distinct_colors(len(names)), strict=False))
 
 
-def tiles(ax: Axes, images: np.ndarray, gap: int = 2) -> float:
-    """Draw images ``[rows, columns, C, H, W]`` in [0, 1], gray ones as ink on paper; return the height for a width of 1.
+def cut(name: str, most: int = 12) -> str:
+    """Return a name of at most ``most`` characters.
+
+    >>> cut("Ankle boot"), cut("Lawn mower, red")
+    ('Ankle boot', 'Lawn mower,…')
+    """
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def is_ink(images: np.ndarray) -> bool:
+    """Return whether images ``[..., C, H, W]`` in [0, 1] are gray on a black ground: these are drawn as ink on paper."""
+    return images.shape[-3] == 1 and bool(np.median(images) < 0.25)
+
+
+def tiles(ax: Axes, images: np.ndarray, gap: int = 2, *, ink: bool) -> float:
+    """Draw images ``[rows, columns, C, H, W]`` in [0, 1], with ``ink`` as ink on paper; return the height for a width of 1.
 
     The center of image (row, column) is at y = row from the top, x = column; ``gap`` is its white frame in pixels, which is wider
-    for images that reach their edge.
+    for images that reach their edge. Of other than one channel or three their mean is drawn.
     """
-    white = float(images.shape[2] > 1)
+    white = float(not ink)
+    if images.shape[2] not in (1, 3):
+        images = images.mean(2, keepdims=True)
     if np.abs(images[..., [0, -1], :] - white).mean() > 0.1:
         gap += images.shape[-2] // 8
     framed = np.pad(images, ((0, 0), (0, 0), (0, 0), (gap, gap), (gap, gap)), constant_values=white)
     rows, columns, channels, height, width = framed.shape
     sheet = framed.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    ax.imshow(sheet if white else sheet[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent, aspect=height / width)
+    colors, shown = "gray_r" if ink else "gray", sheet if channels == 3 else sheet[..., 0]
+    ax.imshow(shown, cmap=colors, vmin=0, vmax=1, extent=extent, aspect=height / width)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

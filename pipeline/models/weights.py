@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ class Trained:
     dataset: str
     beta: float | None
 
-    def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> Arrays:
+    def predict(self, images: np.ndarray) -> Arrays:
         """Return ``code`` ``[N, latent_dim]`` and ``reconstruction`` ``[N, C, H, W]`` of images ``[N, C, H, W]`` in [0, 1].
 
-        MLflow calls this method of a loaded model (``mlflow.pyfunc``). Raises ValueError for other shapes and values.
+        Raises ValueError for other shapes and values.
         """
         x = np.asarray(images, np.float32)
         if x.ndim != 4 or x.shape[1:] != self.config.image_shape:
@@ -79,6 +78,3 @@ def load_weights(path: str | Path, device: torch.device | str = "cpu") -> Traine
         model = config.build()
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return Trained(model.to(device).eval(), config, header["dataset"], header["beta"])
-
-
-_load_pyfunc = load_weights  # the function that MLflow calls in a loader module

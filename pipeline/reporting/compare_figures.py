@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import IntegrityError
 from pipeline.figures.history import TERMS, epoch_axes
-from pipeline.figures.style import DOT, INK, PENCIL, image_panels, marks, new_figure, png, series_colors, styled, tiles
+from pipeline.figures.style import DOT, INK, PENCIL, image_panels, is_ink, marks, new_figure, png, series_colors, styled, tiles
 from pipeline.models.weights import Trained, load_weights
 from pipeline.reporting.compare import Comparison, shown, texts
 from pipeline.runtime import generator
@@ -124,7 +124,8 @@ def pictured(compared: Comparison) -> dict[str, Trained]:
 def _grids(models: dict[str, Trained], points: dict[str, np.ndarray], title: str, gap: int) -> Figure | None:
     def draw(ax: Axes, name: str) -> float:
         ax.set(title=name)
-        return tiles(ax, decode(models[name], points[name]), gap)
+        images = decode(models[name], points[name])
+        return tiles(ax, images, gap, ink=is_ink(images))
 
     if not points:
         return None

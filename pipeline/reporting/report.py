@@ -49,6 +49,13 @@ def claim_changes(sides: Sides, against: str) -> str:
     return table(("claim", "statement", against, "here"), rows[:MOST]) if rows else "No verdict of a claim changed."
 
 
+def left_out(sides: Sides) -> Iterator[str]:
+    """Yield, for each section of the models' metrics with a note, what is not measured here and why."""
+    for name, (_, here) in sides.items():
+        if name.partition("/")[0] in MODELS and name.endswith("/note") and here:
+            yield f"**Left out** of {markdown(name.removesuffix('/note'))}: {markdown(here)}."
+
+
 def details(sides: Sides, against: str) -> Iterator[str]:
     """Yield, for each metrics file, all numbers that differ, by family, folded."""
     files: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
@@ -124,7 +131,7 @@ def write_report(against: str, out: Path, rules: Path | None) -> None:
     unchanged = f" {len(found) - len(changed)} headline numbers did not change." if len(found) > len(changed) else ""
     headline = change_table(changed, against) + SE + unchanged if changed else "No headline number changed."
     parts = [f"### Compared with {markdown(against)}", said, param_changes(against), headline, claim_changes(sides, against)]
-    parts += ["<!-- pictures -->"]
+    parts += [*left_out(sides), "<!-- pictures -->"]
     for block in details(sides, against):
         if len("\n\n".join([*parts, block])) < COMMENT_LENGTH:
             parts.append(block)

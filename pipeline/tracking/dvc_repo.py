@@ -12,7 +12,7 @@ from dvc.api import DVCFileSystem
 from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe, reason
 from pipeline.storage import write
 from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
-from pipeline.tracking.origin import git
+from pipeline.tracking.origin import commit_of, git
 
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
 
@@ -147,6 +147,18 @@ def read_at(commit: str, path: str) -> bytes | None:
         stored = files.repo.cache.local.oid_to_path(md5)
         cure = "delete it, then `dvc fetch -A` brings it from a remote"
         raise IntegrityError(f"{stored}: damaged, not the {path} of {commit}; {cure}")
+    return content
+
+
+def output_at(revision: str, path: str) -> bytes:
+    """Return the bytes of an output in a git revision or an experiment, from DVC's cache or a remote.
+
+    Raises ParamsError when there is no such revision, IntegrityError when its output is missing or damaged.
+    """
+    if (content := read_at(commit_of(revision), path)) is None:
+        raise IntegrityError(
+            f"DVC has no {path} of {revision} here; `dvc fetch -A` brings all outputs from a remote, if one is set"
+        )
     return content
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from pipeline.data import Shape
 from pipeline.storage import flatten, rounded
 from pipeline.tracking import logged_model
+from pipeline.tracking.card import model_card
 from pipeline.tracking.database import load_mlflow
-from pipeline.tracking.pages import Values, describe_run, describe_version
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, NOTE, Client, Record, Run
+from pipeline.tracking.logged_model import NOTE
+from pipeline.tracking.pages import Values, describe_run
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, Client, Record, Run
 from pipeline.tracking.values import HEADLINE, headline
 
 CHAMPION = "champion"
@@ -70,12 +72,14 @@ def log_claims(run: Run, claims: Mapping[str, Values]) -> None:
 
 
 def describe(run: Run) -> None:
-    """Write the description on the run's page: its result, the model, and the command to train it again."""
+    """Write the description on the run's page (its result, the model, and the command to train it again) and the model's card."""
 
     def write() -> None:
         record = run.record()
         if record and {"model.name", "seed"} <= record.params.keys() and "dataset" in record.tags:  # which a user may delete
             run.set_tags({NOTE: describe_run(record)})
+            if model_id := record.model_id:
+                run.attempt(lambda client, _: logged_model.describe(client, model_id, model_card(record, f"models:/{model_id}")))
 
     run.when_quick("description", write)
 
@@ -112,7 +116,7 @@ def promote_champion(run: Run, dataset: str) -> None:
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
         source = f"models:/{winner.model_id}"
         version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]
-        card = describe_version(winner, name, CHAMPION)
+        card = model_card(winner, f"models:/{name}/{version.version}")
         if version.description != card:
             tags = {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")}
             tags |= {elbo: f"{winner.metrics[elbo]:.6g}", "model": winner.params.get("model.name", "")}

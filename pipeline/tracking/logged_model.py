@@ -7,12 +7,14 @@ imports the package ``pipeline`` that is there, which is the current one inside 
 """
 
 import hashlib
+import json
 import re
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     import mlflow
 
 _PIPELINE = Path(__file__).parents[1]
-_CODE = ("data.py", "errors.py", "models/*.py", "storage.py")  # models and what the folder may import
-REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # what that code imports
-_LOADER = "models.weights"  # the module with `_load_pyfunc`, which MLflow calls
+_CODE = ("data.py", "errors.py", "models/*.py", "storage.py", "tracking/served.py")  # models and what the folder may import
+REQUIREMENTS = ("numpy", "pydantic", "safetensors", "torch")  # what that code imports; MLflow adds itself
+_LOADER = "tracking.served"  # the module with `_load_pyfunc`, which MLflow calls
+NOTE = "mlflow.note.content"
+"""The tag with a description, in Markdown, that MLflow's pages show."""
 INPUT = "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
 
 
@@ -68,6 +72,23 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
     client.finalize_logged_model(model.model_id, "READY")
     log_numbers(client, run_id, model.model_id)
     client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
+
+
+def describe(client: "mlflow.MlflowClient", model_id: str, card: str) -> None:
+    """Give a model its card: as its description in MLflow, and as the file README.md among its artifacts."""
+    if client.get_logged_model(model_id).tags.get(NOTE) != card:
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "README.md").write_text(card, encoding="utf-8")
+            client.log_model_artifact(model_id, f"{scratch}/README.md")
+        client.set_logged_model_tags(model_id, {NOTE: card})  # last: where it is, a killed process has left nothing out
+
+
+def data_of(inputs: list[Any]) -> tuple[tuple[int, ...], str]:
+    """Return shape and digest of the data that :func:`log_data` logged, among the inputs of a run; both empty for others."""
+    with suppress(IndexError, TypeError, ValueError, KeyError):
+        data = inputs[0].dataset
+        return tuple(json.loads(data.profile)["features_shape"]), data.digest
+    return (), ""
 
 
 def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:

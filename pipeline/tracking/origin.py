@@ -27,6 +27,18 @@ def git(*arguments: str) -> bytes:
     return done.stdout
 
 
+def commit_of(revision: str) -> str:
+    """Return the commit of a git revision, or of a DVC experiment by its name. Raises ParamsError when there is none."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
+    except ParamsError:
+        with suppress(ParamsError):
+            if found := git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}").decode().split():
+                return found[0]
+    cure = "`git branch --all`, `git tag` and `dvc exp list --all` list what there is"
+    raise ParamsError(f"{revision!r} is neither a revision of this repository nor an experiment; {cure}")
+
+
 def origin_tags() -> dict[str, str]:
     """Return MLflow's own tags of this process, and ``host``; what cannot be told is left out."""
     stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2]

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
-from pipeline.tracking.logged_model import INPUT
 from pipeline.tracking.run import Record
 
 Values = Mapping[str, Any]
 WIDTH = 64  # of a line of code; a longer one makes the page of a run scroll to the side on a screen of 1280 pixels
+KNOWN = {
+    "mnist": "CC BY-SA 3.0, Yann LeCun, Corinna Cortes and Christopher J.C. Burges",
+    "fashion_mnist": "MIT, Zalando SE",
+    "kmnist": "CC BY-SA 4.0, ROIS-DS Center for Open Data in the Humanities",
+    "digits": "CC BY 4.0, Alpaydin and Kaynak, UCI",
+}
+"""The licences of the data sets that ``data.name`` can name; all others are a user's own."""
 VIEW = "mlflow.sharedViewState."  # MLflow's tag for a view, with the view's id
 
 
@@ -48,6 +54,21 @@ def _result(record: Record, prefix: str) -> str:
     return f"**ELBO {-recon - kl:.2f}** nats per image: reconstruction {recon:.2f}, KL {kl:.2f}"
 
 
+def train_command(record: Record) -> str:
+    """Return the command that trains the model of a run again, on the data of params.yaml if they are a user's own.
+
+    It is an indented block of Markdown.
+    """
+    name, data = record.params.get("model.name", ""), record.tags.get("dataset", "")
+    values = ({"data.name": data} if data in KNOWN else {}) | record.params
+    keys = {key: key.replace("model.", f"{name}.", 1) for key in sorted(values) if key != "model.name"}
+    options = " ".join(f"-S {quote(f'{keys[key]}={values[key]}'.replace(' ', ''))}" for key in keys)
+    # Each option stays whole; its blank is one that no value has.
+    wrapped = textwrap.wrap(options.replace("-S ", "-S\0"), WIDTH, break_long_words=False, break_on_hyphens=False)
+    command = " \\\n      ".join(["dvc exp run", *wrapped]).replace("\0", " ")
+    return f"    {command}"
+
+
 def describe_run(record: Record) -> str:
     """Return the description of a run, in Markdown: result, model, and the command that trains it again."""
     params, tags, name = record.params, record.tags, record.params["model.name"]
@@ -59,30 +80,7 @@ def describe_run(record: Record) -> str:
     shape = f"{params['model.latent_dim']} latent dimensions, hidden layers {params['model.hidden_dims']}"
     beta = f", β = {params['beta']}" if "beta" in params else ""
     lines += [f"{name.upper()} of {tags['dataset']}: {shape}{beta}, seed {params['seed']}", "Train it again:"]
-    values = {"data.name": tags["dataset"], **params}
-    keys = {key: key.replace("model.", f"{name}.", 1) for key in sorted(values) if key != "model.name"}
-    options = " ".join(f"-S {quote(f'{keys[key]}={values[key]}'.replace(' ', ''))}" for key in keys)
-    # Each option stays whole; its blank is one that no value has.
-    wrapped = textwrap.wrap(options.replace("-S ", "-S\0"), WIDTH, break_long_words=False, break_on_hyphens=False)
-    command = " \\\n      ".join(["dvc exp run", *wrapped]).replace("\0", " ")
-    return "\n\n".join([*lines, f"    {command}"])
-
-
-def describe_version(record: Record, model: str, alias: str) -> str:
-    """Return the card of a registered model's version, in Markdown: what it is, its numbers, and how to load it."""
-    name, latent_dim = (record.params.get(f"model.{key}", "?") for key in ("name", "latent_dim"))
-    return f"""\
-{name.upper()} of {record.tags["dataset"]}, run `{record.name}`. Test images: {_result(record, "test/")}.
-
-Takes: {INPUT}
-
-Gives: a dict with `code` [N, {latent_dim}] (of a VAE the posterior mean) and `reconstruction` [N, C, H, W].
-
-    import mlflow
-    model = mlflow.pyfunc.load_model("models:/{model}@{alias}")
-    code = model.predict(images)["code"]
-
-Loading it runs the code that was logged with it."""
+    return "\n\n".join([*lines, train_command(record)])
 
 
 def _chart(kind: str, **settings: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline.data import Shape
 from pipeline.errors import PipelineError, reason
 from pipeline.tracking import logged_model
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.values import HEADLINE, finite, text, tile
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ else:
 EXPERIMENT = "latent-spaces"
 MODEL_MD5 = "model.md5"
 STAGE = "dvc.stage"
-NOTE = "mlflow.note.content"
 _OF_FILES = (NOTE, "claims", "evaluate.profile")  # tags that say what DVC's files say, and so change with them
 SYNC = "`latent sync`"
 
@@ -69,16 +69,19 @@ class Record:
     has_data: bool
     model_id: str | None
     is_deleted: bool
+    data_shape: tuple[int, ...] = ()  # [N, C, H, W] of the training images, empty where it is not known
+    data_version: str = ""  # the digest of the data set
 
     @classmethod
     def of(cls, entity: mlflow.entities.Run) -> Self:
         """Return the record of an MLflow entity."""
         info, data = entity.info, entity.data
         models = entity.outputs.model_outputs if entity.outputs else []
-        has_data = bool(entity.inputs and entity.inputs.dataset_inputs)
+        inputs = entity.inputs.dataset_inputs if entity.inputs else []
         model_id = models[-1].model_id if models else None
         deleted = info.lifecycle_stage == "deleted"
-        return cls(info.run_id, info.run_name, info.status, data.params, data.tags, data.metrics, has_data, model_id, deleted)
+        about = data.params, data.tags, data.metrics, bool(inputs), model_id, deleted, *logged_model.data_of(inputs)
+        return cls(info.run_id, info.run_name, info.status, *about)
 
     def number(self, key: str) -> float | None:
         """Return a number by its key in metrics files, under which runs of earlier versions hold it; None where there is none."""

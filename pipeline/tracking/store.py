@@ -14,9 +14,10 @@ from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, Pipeli
 from pipeline.startup import repository_root
 from pipeline.tracking import database
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.pages import VIEWS, describe_experiment
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, NOTE, STAGE, SYNC, Client, Record, Run, warn
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
 
 FINGERPRINT = "fingerprint"
 """The tag with the hash of all that decides a training's bits: trainings with the same one share a run."""

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from pipeline.data import Images, Shape, intensities
 from pipeline.models import LatentModel
-from pipeline.runtime import generator
+from pipeline.runtime import Ranks, generator
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.step import TrainStep
 
+ALONE = Ranks()
 _MASKS = 1024
 _VALIDATION_BATCH = 2048
 
@@ -31,21 +32,26 @@ def resident(images: Images, device: torch.device) -> Tensor:
     return torch.from_numpy(images.pixels).to(device)
 
 
-def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int) -> Batches:
+def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int, ranks: Ranks = ALONE) -> Batches:
     """Return the draws of an epoch, on the CPU; they depend on the arguments alone.
 
     An epoch is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each
-    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean.
+    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean. Of ``ranks``
+    each draws for its own shards of the batches.
     """
     batch_size = min(config.batch_size, count)
-    steps = count // batch_size
-    order = torch.randperm(count, generator=generator(config.seed, "order", epoch))[: steps * batch_size].view(steps, batch_size)
-    noise = torch.randn(steps, batch_size, noise_dim, generator=generator(config.seed, "noise", epoch))
+    steps, size, own = count // batch_size, batch_size // config.shards, config.shards // ranks.size
+    keys = [(epoch, shard) for shard in range(own * ranks.rank, own * (ranks.rank + 1))] if config.shards > 1 else [(epoch,)]
+    order = torch.randperm(count, generator=generator(config.seed, "order", epoch))[: steps * batch_size]
+    order = order.view(steps, ranks.size, -1)[:, ranks.rank]
+    noise = [torch.randn(steps, size, noise_dim, generator=generator(config.seed, "noise", *key)) for key in keys]
     if not config.input_dropout:
-        return Batches(order, torch.ones(1, *shape), torch.zeros_like(order), noise)
+        return Batches(order, torch.ones(1, *shape), torch.zeros_like(order), torch.cat(noise, 1))
     draws = generator(config.seed, "masks", epoch)
     masks = (torch.rand(_MASKS, *shape, generator=draws) >= config.input_dropout).float().div_(1 - config.input_dropout)
-    return Batches(order, masks, torch.randint(_MASKS, order.shape, generator=draws), noise)
+    chosen = [draws] if config.shards == 1 else [generator(config.seed, "mask order", *key) for key in keys]
+    mask_order = [torch.randint(_MASKS, (steps, size), generator=one) for one in chosen]
+    return Batches(order, masks, torch.cat(mask_order, 1), torch.cat(noise, 1))
 
 
 def run_epoch(

@@ -28,6 +28,8 @@ class TrainConfig:
     """Adam moves every weight alike, so a layer of two inputs, whose weights are large, follows slowly (see 2203.03466 for how
     widths and learning rates go together)."""
     hidden_optimizer: str = "adam"
+    shards: int = 1
+    """Equal parts of a batch, a power of two, whose gradients are added by a fixed tree."""
     fused: bool = True
     """Compute the gradient without autograd where the model allows it; False: the reference."""
 

@@ -156,6 +156,8 @@ def train(
     ``metrics`` are called ``stem`` (default: ``name``); ``role`` is a tag of the run; ``replay`` is a file to write with the
     codes of test images after each epoch. The history grows with each epoch, so that `dvc plots show` and editors can show it.
 
+    Where torchrun has started this process as rank 0, the other ranks must call :func:`assist`.
+
     Returns its checkpoints, to be cleared once nothing can delete the outputs any more.
 
     Raises:
@@ -171,9 +173,11 @@ def train(
     with (
         runtime.use(options.device, options.threads, options.precision) as rt,
         Checkpoints(root, name, **settings, **identity, device=rt.device.type, gpu=rt.gpu) as saved,
+        runtime.ranks(rt.device, options.shards) as ranks,
     ):
         trained = new_model(name, params, dataset.name, training)
-        click.echo(f"{stem} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {rt}")
+        where = f"{rt}, in {ranks.size} processes" if ranks.size > 1 else str(rt)
+        click.echo(f"{stem} on {dataset.name}: {len(training)} training and {len(validation)} validation images; {where}")
         about = {store.FINGERPRINT: saved.fingerprint, "dataset": dataset.name, **identity, "torch": torch.__version__}
         about |= {"device": rt.device.type, "threads": str(rt.threads), "role": role}
         with store.start(label(settings), about, saved.run_id()) as run:
@@ -183,13 +187,13 @@ def train(
             config = TrainConfig.from_params(params, getattr(params, name))
             watched = Replay(trained.model, dataset.test, config.epochs, rt.device)
             checkpoint = saved.load(config.epochs, state_shapes(trained.model, config) | {"codes": watched.codes.shape})
-            resume = State(*checkpoint) if checkpoint else None
+            resume = ranks.broadcast(State(*checkpoint) if checkpoint else None)
             if resume:
                 watched.codes = resume.arrays["codes"]
             done = resume.header["epoch"] if resume else 0
             if done:
                 click.echo(f"{stem}: continuing after epoch {done}")
-            epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume))
+            epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume, ranks=ranks))
             log_grids = _grid_logger(run, trained, validation, params, rt.device)
             history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
             rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, history, run, log_grids)
@@ -200,3 +204,16 @@ def train(
             save_metrics(metrics / f"{stem}_train.json", summary)
             events.log_training_end(run, settings, summary, md5(weights), training.shape, history, weights)
     return saved
+
+
+def assist(name: str, params: Params, data: Path) -> None:
+    """Compute the shards of another rank than 0 in a training that torchrun has started; :func:`train` writes its outputs."""
+    dataset, options = load_dataset(data), params.train
+    training, validation = holdout(dataset.train, params.data.val_size, params.seed)
+    with runtime.use(options.device, options.threads, options.precision) as rt, runtime.ranks(rt.device, options.shards) as ranks:
+        model, config = (
+            new_model(name, params, dataset.name, training).model,
+            TrainConfig.from_params(params, getattr(params, name)),
+        )
+        for _ in fit(model, training, validation, config, runtime=rt, resume=ranks.broadcast(), ranks=ranks):
+            stop_if_asked()

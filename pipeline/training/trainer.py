@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from pipeline.data import Images
-from pipeline.errors import DivergedError
+from pipeline.errors import DivergedError, ParamsError
 from pipeline.models import LatentModel
-from pipeline.runtime import Runtime, generator
+from pipeline.runtime import Ranks, Runtime, generator
 from pipeline.storage import Arrays, flatten
-from pipeline.training.batches import draw_batches, resident, run_epoch, validate
+from pipeline.training.batches import ALONE, draw_batches, resident, run_epoch, validate
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import Optimizer, optimizer_shapes
 from pipeline.training.schedules import EarlyStopping, kl_weight, learning_rate
-from pipeline.training.step import train_step
+from pipeline.training.step import ShardedStep, train_step
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def fit(
     *,
     runtime: Runtime | None = None,
     resume: State | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train a model, yielding after each epoch; when the generator ends, the model holds the best weights.
 
@@ -69,18 +70,24 @@ def fit(
         train, val: images to learn from and to choose the best epoch by.
         runtime: where to compute; by default the CPU as it is.
         resume: the state to continue from.
+        ranks: the processes that train this model, each in a call of its own; their number changes no bit.
 
-    Raises DivergedError when a loss or a gradient was not finite; no step was taken with it.
+    Raises DivergedError when a loss or a gradient was not finite; no step was taken with it. Raises ParamsError when a batch
+    cannot be cut into ``config.shards``.
     """
     runtime = runtime or Runtime(torch.device("cpu"))
     device = runtime.device
     model.to(device).train()
     images, held_out = resident(train, device), resident(val, device)
     batch_size = min(config.batch_size, len(train))
+    if batch_size % config.shards:
+        raise ParamsError(f"train.shards: {config.shards} parts cannot be cut from batches of {batch_size}, all training images")
     steps = len(train) // batch_size
     val_noise = torch.randn(len(val), model.noise_dim, generator=generator(config.seed, "validation")).to(device)
     optimizer = Optimizer(model.param_groups(config.hidden_optimizer, config.decoder_input_lr_multiplier))
-    step = train_step(model, batch_size, runtime, config.fused)
+    step = train_step(model, batch_size // config.shards, runtime, config.fused)
+    if config.shards > 1:
+        step = ShardedStep(step, optimizer.gradient, config.shards, ranks)
     best_weights = optimizer.weights.clone()
     epoch, stopping = 0, EarlyStopping()
     if resume:
@@ -94,7 +101,7 @@ def fit(
     while not stopping.should_stop(config, epoch):
         epoch += 1
         start = time.perf_counter()
-        batches = draw_batches(config, epoch, len(train), train.shape, model.noise_dim)
+        batches = draw_batches(config, epoch, len(train), train.shape, model.noise_dim, ranks)
         first = (epoch - 1) * steps
         rates = [learning_rate(config, first + i, config.epochs * steps) for i in range(steps)]
         totals = run_epoch(step, optimizer, images, batches, kl_weight(config, epoch), rates)
@@ -105,7 +112,8 @@ def fit(
                 f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it; "
                 + config.advice(model.is_probabilistic)
             )
-        metrics |= flatten({"val": validate(model, held_out, val_noise)})
+        ranks.check_equal(optimizer.weights)
+        metrics |= flatten({"val": ranks.broadcast(None if ranks.rank else validate(model, held_out, val_noise))})
         metrics["learning_rate"] = rates[-1]
         if not math.isfinite(metrics["val/loss"]):
             raise DivergedError(f"epoch {epoch}: the validation loss is not finite; {config.advice(model.is_probabilistic)}")

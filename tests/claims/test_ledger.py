@@ -139,7 +139,7 @@ def test_claims_that_were_not_measured_are_inconclusive_with_a_note():
     assert "estimate" in entries["smooth"]
     assert entries["generates_from_prior"] == entries["generates_from_prior"] | {
         "verdict": "inconclusive",
-        "note": "not measured: sample_features",
+        "note": "not measured: sample_features, which needs the classifier",
     }
     assert "estimate" not in entries["generates_from_prior"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.data import Images
-from pipeline.evaluation.context import EvalContext, MetricResult
+from pipeline.evaluation.context import NO_CLASSIFIER, NO_LABELS, EvalContext, MetricResult
 from pipeline.evaluation.geometry import geometry
 from pipeline.evaluation.holes import holes
 from pipeline.evaluation.interpolation import interpolation
@@ -38,6 +38,11 @@ def test_metrics_are_finite_for_every_model_and_dimension(name, dim, train, test
     result = measure(context)
     check(result, len(test))
     assert "note" not in result.numbers["latent"]
+    absent = {"geometry": "maps", "holes": "hull, coverage and maps"}
+    notes = {section: result.numbers[section].get("note") for section in absent}
+    assert notes == {
+        section: None if dim == 2 else f"no {what}: they need 2 latent dimensions, not {dim}" for section, what in absent.items()
+    }
     arrays = result.arrays
     assert arrays["inputs"].shape == arrays["reconstructions"].shape == (8, 1, 8, 8)
     assert ("manifold" in arrays, "traversals" in arrays) == (dim == 2, dim > 2)
@@ -53,9 +58,18 @@ def test_images_without_classes_leave_out_what_needs_them(family, classes, train
     one = [replace(part, labels=np.zeros(len(part), np.int64) if classes else None) for part in (train, test)]
     flat = check(FAMILIES[family](EvalContext(new_model("vae"), *one, beta=1.0, budget=SMALL)), len(test))
     assert not {key for key in flat if "accuracy" in key or "silhouette" in key or "cross_class" in key}
+    if family in ("holes", "sample_quality"):
+        assert flat == {"note": NO_CLASSIFIER}
+    if family == "interpolation" and classes:
+        assert flat["note"] == "no cross_class: the labels give no such pairs"
     if family == "latent" or (family == "interpolation" and not classes):
         assert "no labels" in flat["note"]
         assert len(flat) > 1
+
+
+def test_classes_of_one_image_each_are_no_classes(train, test):
+    own = replace(test, labels=np.arange(len(test)))
+    assert latent(EvalContext(new_model("ae"), train, own, budget=SMALL)).numbers["note"] == NO_LABELS
 
 
 def test_color_images_and_other_nets_are_measured():

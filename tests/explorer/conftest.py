@@ -10,7 +10,7 @@ from selenium.webdriver import Chrome
 from pipeline.explorer.page import Precision
 from pipeline.tracking import store
 from tests.explorer.browser import browser, complaints, missing, requests
-from tests.explorer.explorer_examples import LABELS, LETTERS, stage, workspace
+from tests.explorer.explorer_examples import LABELS, LETTERS, NAMES, stage, workspace
 from tests.explorer.opened import Open
 
 
@@ -28,13 +28,16 @@ def pages(tmp_path_factory) -> dict[str | int, Path]:
     made: dict[str | int, Path] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "find", lambda md5: SimpleNamespace(log_file=lambda path: None))
-        for kind in (1, 2, 16, "sweep", "unlabeled", "letters", "half"):
+        for kind in (1, 2, 16, "sweep", "unlabeled", "letters", "conv", "color", "half"):
             if kind == "half":
                 patch.setattr("pipeline.explorer.page.PRECISIONS", [(Precision("float16", "float16"),) * 2])
             folder = tmp_path_factory.mktemp(str(kind))
             dim = kind if isinstance(kind, int) else 2
             labels = {"unlabeled": None, "letters": LETTERS}.get(kind, LABELS)
-            workspace(folder, dim, (512, 256) if kind == 2 else (32, 16), labels=labels)
+            color = {"shape": (3, 32, 24), "classes": NAMES, "likelihood": "continuous_bernoulli"}
+            own = {"conv": {"net": "conv"}, "color": {"net": "conv"} | color}.get(kind, {})
+            hidden = (4, 8) if own else (512, 256) if kind == 2 else (32, 16)
+            workspace(folder, dim, hidden, labels=labels, **own)
             made[kind] = stage(folder, *(["--sweep", str(folder / "sweep")] if kind == "sweep" else []))
     return made
 

@@ -12,19 +12,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.data import Dataset, Images, save_dataset
+from pipeline.data import Dataset, Images, intensities, save_dataset
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.evaluation.results import Results, load_results, save_results
 from pipeline.explorer import page
-from pipeline.explorer.loading import NotExplorable, encoder_layers, layers, load_explored
+from pipeline.explorer.loading import load_explored, read_networks
+from pipeline.explorer.networks import NotExplorable, compute, mean_intensities
 from pipeline.explorer.page import MAX_BYTES, explorer, extent
 from pipeline.figures.latent import plane
-from pipeline.models import MODELS
 from pipeline.models.weights import save_weights
 from pipeline.storage import md5, save_arrays
 from pipeline.tracking import store
 from stages import explorer as explorer_stage
-from tests.explorer.explorer_examples import LABELS, LETTERS, cards, images, linear, results, stage, trained, workspace
+from tests.conftest import craft
+from tests.explorer.explorer_examples import LABELS, LETTERS, NAMES, SHAPE, cards, images, results, stage, trained, workspace
 
 DIMENSIONS = (1, 2, 3, 16)
 
@@ -100,7 +101,8 @@ def test_precision_falls_with_the_number_of_models_before_they_are_refused(monke
         document = explorer([models[:count]], small)
         assert len(document.encode()) < page.MAX_BYTES
         (shown,) = data(document)["cards"]
-        kinds.append([shown[i][part][0][0][0] if shown[i][part] else None for i in (0, 1) for part in ("layers", "encoder")])
+        parts = [shown[i][part] for i in (0, 1) for part in ("decoder", "encoder")]
+        kinds.append([part[0]["weight"][0] if part else None for part in parts])
     with pytest.raises(ParamsError, match=r"13 models takes .* MB, over .*; use fewer models"):
         explorer([models], small)
     falling = [kinds.index(kind) for kind in kinds]
@@ -110,54 +112,84 @@ def test_precision_falls_with_the_number_of_models_before_they_are_refused(monke
     assert {None, "float16", "float24", "float32"} == {kind for row in kinds for kind in row}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_layers_are_those_of_the_decoder_in_order(name, tmp_path):
-    save_weights(tmp_path / "x.safetensors", trained(name, 3, None, (16, 16)))
-    for read, expected in zip(layers(tmp_path / "x.safetensors"), linear("decoder", name, 3, (16, 16)), strict=True):
-        for one, other in zip(read, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+NETS = {"mlp": (SHAPE, (16, 16), "bernoulli"), "conv": ((3, 32, 24), (4, 8, 6), "continuous_bernoulli")}
 
 
-def test_an_encoder_is_shown_only_if_its_layers_give_the_codes(tmp_path):
-    model, pixels = trained("vae", 3, 1.0, (16, 16)), images()
-    save_weights(tmp_path / "x.safetensors", model)
-    codes = model.predict(pixels / np.float32(255))["code"]
-    for read, expected in zip(
-        encoder_layers(tmp_path / "x.safetensors", pixels, codes), linear("encoder", "vae", 3, (16, 16)), strict=True
-    ):
-        for one, other in zip(read, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert encoder_layers(tmp_path / "x.safetensors", pixels, codes + 0.1) == ()
-    assert encoder_layers(tmp_path / "x.safetensors", pixels[..., :14], codes) == ()
-    save_arrays(tmp_path / "conv.safetensors", {"encoder.0.weight": np.ones((2, 1, 4, 4)), "encoder.0.bias": np.ones(2)}, {})
-    assert encoder_layers(tmp_path / "conv.safetensors", pixels, codes) == ()
-    save_arrays(tmp_path / "none.safetensors", {}, {})
-    assert encoder_layers(tmp_path / "none.safetensors", pixels, codes) == ()
+def saved(folder, net):
+    """The file of a model of this net, and its codes of the test images, these, and what its decoder makes of two codes."""
+    shape, hidden, likelihood = NETS[net]
+    model, pixels = trained("vae", 3, 1.0, hidden, net=net, shape=shape, likelihood=likelihood), images(shape)
+    save_weights(folder / "x.safetensors", model)
+    found = model.predict(intensities(pixels))
+    return model, pixels, found["code"], (found["code"][:2], found["reconstruction"][:2])
 
 
-def test_models_that_cannot_be_shown_are_refused():
-    _, (vae,) = cards(2)
+@pytest.mark.parametrize("net", NETS)
+def test_networks_read_without_torch_compute_what_torch_does(net, tmp_path):
+    model, pixels, codes, decoded = saved(tmp_path, net)
+    decoder, likelihood, encoder = read_networks(tmp_path / "x.safetensors", pixels, codes, decoded)
+    assert likelihood == NETS[net][2]
+    np.testing.assert_allclose(mean_intensities(compute(decoder, decoded[0]), likelihood), decoded[1], atol=1e-4)
+    with torch.no_grad():
+        x, z = torch.from_numpy(intensities(pixels[:5])), torch.from_numpy(codes[:5])
+        np.testing.assert_allclose(compute(decoder, z.numpy()), model.model.decoder(z), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(compute(encoder, x.numpy())[..., 0, 0], model.model.encoder(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_networks_that_compute_something_else_than_torch_did_are_not_shown(net, tmp_path):
+    _, pixels, codes, (at, expected) = saved(tmp_path, net)
+    assert read_networks(tmp_path / "x.safetensors", pixels, codes + 0.1, (at, expected)).encoder == ()
+    with pytest.raises(NotExplorable, match="this decoder computes something else"):
+        read_networks(tmp_path / "x.safetensors", pixels, codes, (at, expected + 0.01))
+    with pytest.raises(NotExplorable, match=r"decoder\.\d is none of them"):
+        read_networks(tmp_path / "x.safetensors", pixels[..., :14], codes, (at[:0], expected[:0]))
+    with pytest.raises(IntegrityError, match="of different shapes"):
+        read_networks(tmp_path / "x.safetensors", pixels, codes[:, :2], (at, expected))
+
+
+def test_an_encoder_of_other_layers_is_left_out(tmp_path):
+    _, pixels, codes, decoded = saved(tmp_path, "mlp")
+    for other in ({"encoder.1.weight": np.ones((2, 1, 3, 3), np.float32)}, {"encoder.0.bias": np.ones(1, np.float32)}):
+        craft(tmp_path / "x.safetensors", other)
+        assert read_networks(tmp_path / "x.safetensors", pixels, codes, decoded).encoder == ()
+
+
+def test_models_that_cannot_be_shown_are_refused(monkeypatch):
     with pytest.raises(IntegrityError, match="no results"):
         explorer([], images())
-    with pytest.raises(IntegrityError, match="of different shapes"):
-        explorer([[replace(vae, layers=vae.layers[1:])]], images())
-    color = vae.results.arrays | {"inputs": np.zeros((10, 3, 28, 28), np.float32)}
-    with pytest.raises(ParamsError, match="the explorer shows gray images; those of digits have 3 channels"):
-        explorer([[replace(vae, results=replace(vae.results, arrays=color))]], images())
+    with pytest.raises(NotExplorable, match="the explorer shows images of 1 channel or 3; those of digits have 2"):
+        explorer(cards(2, shape=(2, 28, 28)), images((2, 28, 28)))
+    monkeypatch.setattr("pipeline.explorer.page.MAX_BYTES", 100_000)
+    with pytest.raises(NotExplorable, match=r"2 models takes .* MB, over 0\.1; smaller hidden_dims"):
+        explorer(cards(2), images())
 
 
 def test_decoders_that_cannot_be_shown_are_refused(tmp_path):
+    def read(name):
+        return read_networks(tmp_path / name, images(), np.zeros((5, 2), np.float32), (np.empty((0, 2)), np.empty(0)))
+
     other = trained("vae", 2, 1.0)
     other.model.decoder[1] = torch.nn.Tanh()
     save_weights(tmp_path / "tanh.safetensors", other)
-    with pytest.raises(NotExplorable, match=r"tanh\.safetensors: .*linear layers.*Tanh"):
-        layers(tmp_path / "tanh.safetensors")
-    save_arrays(tmp_path / "plain.safetensors", {"decoder.0.weight": np.ones((4, 2))}, {"decoder": ["Linear"]})
-    with pytest.raises(NotExplorable, match=r"plain\.safetensors: .*with a bias.*decoder\.0\.bias"):
-        layers(tmp_path / "plain.safetensors")
+    with pytest.raises(NotExplorable, match=r"tanh\.safetensors: .*linear layers.*Linear, Tanh"):
+        read("tanh.safetensors")
+    save_arrays(tmp_path / "plain.safetensors", {"decoder.0.weight": np.ones((784, 2), np.float32)}, {"decoder": ["Linear"]})
+    with pytest.raises(NotExplorable, match=r"plain\.safetensors: .*decoder\.0 is none of them"):
+        read("plain.safetensors")
     save_arrays(tmp_path / "old.safetensors", {}, {"model": "vae"})
     with pytest.raises(NotExplorable, match=r"old\.safetensors: .*unknown"):
-        layers(tmp_path / "old.safetensors")
+        read("old.safetensors")
+
+
+def test_color_images_and_names_of_classes_are_in_the_page(monkeypatch):
+    monkeypatch.setattr("pipeline.explorer.page.PIXELS", 100_000)
+    shown = data(explorer(cards(2, shape=(3, 32, 24), classes=NAMES), images((3, 32, 24))))
+    assert (shown["shape"], shown["ink"], shown["named"], shown["names"]) == ([32, 24, 3], False, True, list(NAMES))
+    assert shown["images"][2] == 43 * 3 * 32 * 24, "as many images as fit"
+    assert shown["labels"][2] == len(LABELS), "and a dot for each code"
+    plain = data(explorer(cards(2), images()))
+    assert (plain["shape"], plain["ink"], plain["named"]) == ([28, 28, 1], True, False)
 
 
 class Logged:
@@ -227,14 +259,14 @@ def test_a_damaged_file_of_a_sweep_is_not_dvcs(tmp_path, runs):
         stage(tmp_path, "--sweep", str(tmp_path / "sweep"))
 
 
-@pytest.mark.parametrize("change", [{"dtype": np.int8}, {"shape": (3, 3)}, {"fill": np.nan}], ids=str)
+@pytest.mark.parametrize("change", [{"dtype": np.int8}, {"fill": np.nan}], ids=str)
 def test_a_crafted_decoder_is_refused(change, tmp_path):
-    weights = np.full(change.get("shape", (4, 2)), change.get("fill", 1), change.get("dtype", np.float32))
+    weights = np.full((4, 2), change.get("fill", 1), change.get("dtype", np.float32))
     arrays = {"decoder.0.weight": weights, "decoder.0.bias": np.zeros(4, np.float32)}
     arrays |= {"decoder.2.weight": np.zeros((5, 4), np.float32), "decoder.2.bias": np.zeros(5, np.float32)}
     save_arrays(tmp_path / "x", arrays, {"decoder": ["Linear", "ReLU", "Linear"]})
     with pytest.raises(IntegrityError, match="x: not weights of this version"):
-        layers(tmp_path / "x")
+        read_networks(tmp_path / "x", images(), np.zeros((5, 2), np.float32), (np.empty((0, 2)), np.empty(0)))
 
 
 def test_page_is_written_without_importing_torch(tmp_path):
@@ -243,14 +275,15 @@ def test_page_is_written_without_importing_torch(tmp_path):
     assert done.stdout == "set()\n"
 
 
-def test_a_decoder_that_is_no_perceptron_gives_a_page_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_of_other_layers_gives_a_page_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_dataset("data/dataset.safetensors", Dataset("blobs", Images(images()), Images(images())))
-    save_arrays("models/vae.safetensors", {}, {"decoder": ["Linear", "ConvTranspose2d"]})
-    save_results("results/vae.safetensors", Results("blobs", "vae", 1.0, 1, [], md5("models/vae.safetensors"), {}))
+    save_arrays("models/vae.safetensors", {}, {"decoder": ["Linear", "Upsample"]})
+    codes = {"codes": np.zeros((300, 2), np.float32)}
+    save_results("results/vae.safetensors", Results("blobs", "vae", 1.0, 1, [], md5("models/vae.safetensors"), codes))
     done = CliRunner().invoke(explorer_stage.main, [])
     assert done.exit_code == 0, done.output
-    assert "ConvTranspose2d" in done.output
+    assert "the decoder's layers are Linear, Upsample" in done.output
     assert "No explorer" in Path("explorer/explorer.html").read_text()
 
 
@@ -260,7 +293,8 @@ def test_results_of_some_test_images_are_shown_beside_these(tmp_path, runs):
     for path in (tmp_path / "results").glob("*.safetensors"):
         whole = load_results(path)
         some = {name: whole[name][indices] for name in ("codes", "spread", "labels")}
-        save_results(path, replace(whole, arrays=whole.arrays | some | {"test_indices": indices}))
+        shown = {name: whole[name][1::2] for name in ("inputs", "reconstructions")}
+        save_results(path, replace(whole, arrays=whole.arrays | some | shown | {"test_indices": indices}))
     _, shown = load_explored(tmp_path / "results", tmp_path / "models", tmp_path / "dataset.safetensors")
     assert np.array_equal(shown, images()[1::2])
     assert stage(tmp_path).exists()

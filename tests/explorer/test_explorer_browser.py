@@ -18,7 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from pipeline.data import intensities
 from pipeline.models.weights import load_weights
 from pipeline.tracking import store
-from tests.explorer.explorer_examples import LETTERS, images
+from tests.explorer.explorer_examples import LETTERS, NAMES, images
 from tests.explorer.opened import Open
 
 
@@ -178,6 +178,34 @@ def test_many_classes_are_named_by_their_labels(opened):
     page.hover(0, 30, 60)
     small = page.driver.find_element(By.CSS_SELECTOR, "small").text
     assert small == f"nearest test image: digit {LETTERS[page('cards[0].near')]}"
+
+
+@pytest.mark.parametrize("kind", ["conv", "color"])
+def test_convolutions_are_decoded_as_torch_decodes_them(opened, kind):
+    page = opened(kind)
+    page.check()
+    for card in (0, 1):
+        for x, y in ((-60, 40), (80, -100)):
+            page.hover(card, x, y)
+            page.check()
+    assert page.driver.find_element(By.CSS_SELECTOR, "label[for=mode-draw]").is_displayed() == (kind == "conv")
+
+
+def test_named_classes_are_called_by_their_names(opened):
+    page = opened("color")
+    shown = page.driver.find_elements(By.CSS_SELECTOR, "#legend button")
+    assert [entry.text for entry in shown] == list(NAMES)
+    shown[3].click()
+    page.hover(0, 30, 60)
+    small = page.driver.find_element(By.CSS_SELECTOR, "small").text
+    assert small == f"nearest test image: {NAMES[3]}"
+    page.wait(f"document.querySelector('#status').textContent.includes('nearest test image: {NAMES[3]}.')")
+    assert page("permalink()").startswith("#class=Large+thing+number+1")
+    page.driver.execute_script("state.only = -1")
+    for card in (0, 1):
+        names = page(f"cards[{card}].marks().map(([name]) => name)")
+        assert names
+        assert all(len(name) <= 12 for name in names)
 
 
 def test_float16_weights_are_read_as_torch_reads_them(opened):

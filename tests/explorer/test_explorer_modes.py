@@ -186,14 +186,14 @@ def test_where_and_how_large_a_drawing_is_does_not_matter(opened):
     )
 
 
-def test_encoder_in_the_page_gives_torchs_codes_of_all_test_images(opened):
-    for kind in (2, 1, 16):
-        page = opened(kind)
-        for card, name in enumerate(MODELS):
-            found = page(f"Array.from({{length: 20}}, (_, i) => cards[{card}].model.encode(testImage(i)).code)")
-            with torch.no_grad():
-                expected = model(page, name).encode(torch.from_numpy(images()[:20] / np.float32(255))).mean
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+@pytest.mark.parametrize("kind", [2, 1, 16, "conv"])
+def test_encoder_in_the_page_gives_torchs_codes_of_all_test_images(opened, kind):
+    page = opened(kind)
+    for card, name in enumerate(MODELS):
+        found = page(f"Array.from({{length: 20}}, (_, i) => cards[{card}].model.encode(testImage(i)).code)")
+        with torch.no_grad():
+            expected = model(page, name).encode(torch.from_numpy(images()[:20] / np.float32(255))).mean
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [1, 2, 16])
@@ -232,6 +232,19 @@ def test_decoded_plane_lies_behind_the_codes(opened):
             same(drawn[::4], decoded(model(page, name), z))
     press(page, "#tiles")
     assert not page("state.tiles")
+
+
+def test_decoded_plane_of_color_images_keeps_their_shape(opened):
+    page = opened("color")
+    press(page, "#tiles")
+    page.wait("cards[1].sheet")
+    count = page("cards[1].sheet.count")
+    (left, right), (bottom, top) = page("cards[1].frame")
+    z = left + 0.5 / count * (right - left), top - 0.5 / count * (top - bottom)
+    drawn = page("Array.from(cards[1].sheet.canvas.getContext('2d').getImageData(5, 1, 24, 32).data)")
+    expected = 255 * decoded(model(page, "vae"), z)
+    np.testing.assert_allclose(np.reshape(drawn, (-1, 4))[:, :3].ravel(), expected, atol=0.6)
+    press(page, "#tiles")
 
 
 def test_wheel_keys_and_buttons_zoom_and_the_place_under_the_pointer_stays(opened):
@@ -332,7 +345,7 @@ def test_a_hidden_card_is_no_error(opened):
     page.check()
 
 
-@pytest.mark.parametrize("kind", [1, 2, 16, "sweep", "unlabeled", "letters", "half"])
+@pytest.mark.parametrize("kind", [1, 2, 16, "sweep", "unlabeled", "letters", "color", "half"])
 def test_tour_leads_through_five_places_that_its_address_leads_back_to(opened, kind):
     page = opened(kind)
     state = "[state.mode, state.only, state.tiles, state.holes, state.link, state.walk, state.seed, tour.at, cards.map((card) => "

@@ -2,18 +2,24 @@
 
 import ast
 import os
+import signal
+import socket
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+import requests
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.models import ModelConfig
-from pipeline.models.weights import Trained, save_weights
-from pipeline.tracking import logged_model, store
+from pipeline.models.weights import Trained, load_weights, save_weights
+from pipeline.tracking import events, logged_model, store
 from pipeline.tracking.run import Run
 
 pytestmark = [
@@ -42,6 +48,19 @@ def statuses(run: Run) -> tuple[str, list[str]]:
     return found.info.status, [str(model.status) for model in client.search_logged_models([found.info.experiment_id])]
 
 
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an environment of its own: it has MLflow and what a model requires, and not this project."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    venv.create(folder / "env", symlinks=True)
+    (packages,) = (folder / "env/lib").glob("python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # without the links to this project that it holds
+    uvicorn = folder / "env/bin/uvicorn"  # which `mlflow models serve` runs
+    uvicorn.write_text(f"#!{folder}/env/bin/python\nfrom uvicorn.main import main\nmain()\n")
+    uvicorn.chmod(0o755)
+    return folder
+
+
 LOAD = """
 import sys
 import pipeline  # that of another project
@@ -52,15 +71,14 @@ assert not [name for name in sys.modules if name.startswith("pipeline.")]
 """
 
 
-def test_model_loads_beside_another_package_of_the_same_name(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_model_loads_in_another_environment_beside_a_package_of_the_same_name(weights: Path, elsewhere: Path) -> None:
     with store.start("run", {}) as run:
         model = logged(weights, run)
     expected = mlflow.pyfunc.load_model(f"models:/{model}").predict(np.full((1, 1, 8, 8), 0.5, np.float32))["code"].tolist()
     folder = mlflow.artifacts.download_artifacts(f"models:/{model}")
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "pipeline.py").write_text("OTHER = 'other'")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, folder],
+        [elsewhere / "env/bin/python", "-c", LOAD, folder],
         cwd=elsewhere,
         env=os.environ | {"PYTHONPATH": str(elsewhere)},
         capture_output=True,
@@ -88,7 +106,7 @@ def test_model_names_the_range_of_its_input_and_refuses_others(weights: Path) ->
     assert "[0, 1]" in loaded.metadata.metadata["input"]
     assert "[0, 1]" in MlflowClient(store.store_uri()).get_logged_model(model).tags["input"]
     for bad in (255.0, float("nan"), -0.1):
-        with pytest.raises(ValueError, match=r"must be intensities in \[0, 1\]"):
+        with pytest.raises(MlflowException, match=r"must be intensities in \[0, 1\]"):
             loaded.predict(np.full((2, 1, 8, 8), bad, np.float32))
 
 
@@ -122,4 +140,46 @@ def test_requirements_are_what_the_logged_code_imports(tmp_path: Path) -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
                 found |= {str(name).partition(".")[0] for name in names}
-    assert found - sys.stdlib_module_names - {copy.name} == set(logged_model.REQUIREMENTS)
+    assert found - sys.stdlib_module_names - {copy.name} == {"mlflow", *logged_model.REQUIREMENTS}
+
+
+def asked(port: int, images: np.ndarray) -> tuple[int, dict]:
+    """Return status and content of the answer of a server to these images."""
+    answer = requests.post(f"http://127.0.0.1:{port}/invocations", json={"inputs": images.tolist()}, timeout=60)
+    return answer.status_code, answer.json()
+
+
+def test_a_champion_is_served_from_another_folder_and_environment(weights: Path, elsewhere: Path) -> None:
+    with store.start("run", {"dataset": "blobs"}) as run:
+        logged(weights, run)
+        events.log_evaluation(run, {"dataset": "blobs", "profile": "full", "test/elbo": -30.0}, [])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {"MLFLOW_TRACKING_URI": store.store_uri(), "PATH": f"{elsewhere}/env/bin:{os.environ['PATH']}"}
+    options = ["--model-uri", "models:/latent-spaces-blobs@champion", "--port", str(port), "--env-manager", "local"]
+    command = [f"{elsewhere}/env/bin/python", "-m", "mlflow", "models", "serve", *options]
+    with subprocess.Popen(
+        command, cwd=elsewhere, env=os.environ | environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        try:
+            said = []
+            for line in server.stderr or ():
+                said.append(line)
+                if "Uvicorn running" in line:
+                    break
+            assert server.poll() is None, "".join(said)
+            images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+            status, content = asked(port, images)
+            expected = load_weights(weights).predict(images)
+            assert status == 200
+            for name in ("code", "reconstruction"):
+                np.testing.assert_allclose(content["predictions"][name], expected[name], atol=1e-6)
+            status, content = asked(port, images * 255)
+            assert status == 400
+            assert content["message"].startswith("images must be intensities in [0, 1], not from ")
+            assert content["message"].endswith("; divide bytes by 255")
+            status, content = asked(port, images[:, :, :7])
+            assert status == 400
+            assert "Shape of input (3, 1, 7, 8) does not match expected shape (-1, 1, 8, 8)" in content["message"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)

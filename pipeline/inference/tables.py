@@ -1,0 +1,81 @@
+"""Files of codes: a table with the columns z1, z2, ..., or an array z."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load, save
+
+from pipeline.errors import ParamsError
+from pipeline.storage import write
+
+SUFFIXES = (".parquet", ".csv", ".npz", ".safetensors")
+
+
+def save_codes(path: Path, mean: np.ndarray, std: np.ndarray | None, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write codes ``mean`` ``[N, d]``, their standard deviations where there are any, and further columns.
+
+    A .parquet or .csv file has a row for each image, with z1, z2, ... and std1, std2, ...; .npz and .safetensors have the arrays
+    z and std, and of the further columns .safetensors has those of numbers.
+    """
+    arrays = {"z": mean} | ({} if std is None else {"std": std})
+    if path.suffix in (".npz", ".safetensors"):
+        arrays |= {name: np.asarray(values) for name, values in columns.items()}
+        if path.suffix == ".safetensors":
+            write(path, save({name: array for name, array in arrays.items() if array.dtype.kind != "U"}))
+        else:
+            np.savez(file := BytesIO(), allow_pickle=False, **arrays)
+            write(path, file.getvalue())
+        return
+    named = {f"{name}{i + 1}": array[:, i] for name, array in arrays.items() for i in range(array.shape[1])}
+    table = pd.DataFrame({**columns, **named})
+    write(path, table.to_parquet(index=False) if path.suffix == ".parquet" else table.to_csv(index=False))
+
+
+def load_codes(path: Path) -> np.ndarray:
+    """Return the codes ``[N, d]`` of a file that :func:`save_codes` wrote, or another with its columns or arrays.
+
+    Raises ParamsError for other files.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file")
+    codes: np.ndarray
+    try:
+        match path.suffix:
+            case ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    codes = file["z"]
+            case ".safetensors":
+                codes = load(path.read_bytes())["z"]
+            case _:
+                table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+                names = [f"z{i + 1}" for i in range(table.shape[1])]
+                codes = table[[name for name in names if name in table]].to_numpy()
+        codes = np.asarray(codes, np.float32)
+        if codes.ndim != 2 or not codes.size or not np.isfinite(codes).all():
+            raise ValueError(f"codes {list(codes.shape)}, of which {(~np.isfinite(codes)).sum()} numbers are not finite")
+        return codes
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever numpy, pandas and pyarrow raise for a file of another kind
+        wanted = "a file of `latent encode`, or a table with the columns z1, z2, ..."
+        raise ParamsError(f"{path}: not {wanted} ({' '.join(str(error).split()):.200})") from None
+
+
+def parse_codes(words: Sequence[str]) -> np.ndarray:
+    """Return the codes ``[N, d]`` that words give as numbers between commas. Raises ParamsError for other words.
+
+    >>> parse_codes(["0.5,-1", "0,2"])
+    array([[ 0.5, -1. ],
+           [ 0. ,  2. ]], dtype=float32)
+    """
+    try:
+        codes = np.array([[float(number) for number in word.split(",")] for word in words], np.float32)
+    except ValueError:
+        codes = np.full((1, 1), np.nan)
+    if not np.isfinite(codes).all():
+        raise ParamsError(f"{' '.join(words)}: neither a file of codes ({', '.join(SUFFIXES)}) nor numbers such as 0.5,-1")
+    return codes
