@@ -22,7 +22,7 @@ from pipeline.errors import OUT_OF_MEMORY, IntegrityError, PipelineError, printa
 from pipeline.startup import cores, die_with_parent
 
 SPLIT = {"train", "test"}
-NAMED = 5  # files that a line names
+NAMED = 10  # files that a line names
 TASK = 4  # files that a process reads at a time, which are finished when this one is stopped
 FEW = 500  # files that are read sooner than other processes start
 Read = tuple[bytes, np.ndarray | str]
@@ -107,7 +107,7 @@ def _follow_parent() -> None:
 
 @contextmanager
 def _reading(read: Callable[[str], Read], files: Sequence[str], workers: int) -> Iterator[Iterator[Read]]:
-    """Yield what is read of each file, in their order, by so many processes."""
+    """Give what ``workers`` processes read of each file, in the order of the files."""
     if workers < 2 or len(files) < FEW:
         yield map(read, files)
         return
@@ -165,8 +165,8 @@ def folder(
 
     The first level of subfolders, at least two, are the classes. Two that are called ``train`` and ``test`` are the split, and
     the classes are below them; without them :func:`is_test` takes about ``test_size`` of the images for testing.
-    :func:`read_image` says how a file is read; so many ``workers``, processes, read them, by default one for each core. Files
-    that cannot be read are an error, or are named and left out where ``on_error`` is ``skip``.
+    :func:`read_image` says how a file is read. ``workers`` is the number of processes that read, by default one for each core;
+    it changes no byte. Files that cannot be read are an error, or are named and left out where ``on_error`` is ``skip``.
 
     Raises ParamsError for a path that is no folder, IntegrityError for files that cannot be read and for a folder with fewer
     than three images or with images of which the class or the part is not clear.

@@ -149,7 +149,7 @@ def version_of(data_md5: str, stages: Iterable[Stage]) -> str:
     """
     for stage in stages:
         if stage.module == "download" and data_md5 in stage.outs.values() and stage.params.get("data.name") in OWN:
-            return stage.deps.get(str(PurePosixPath(str(stage.params.get("data.path")))), data_md5)
+            return stage.deps.get(str(stage.params.get("data.path")), data_md5)  # DVC keeps a path as it is written
     return data_md5
 
 

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from pipeline.datasets import folder as folder_module
 from pipeline.datasets.folder import folder
 from pipeline.datasets.own import TAKEN, is_test
 from pipeline.errors import IntegrityError, ParamsError
+from tests.conftest import ROOT
 
 SHAPE = (1, 4, 4)
 
@@ -119,14 +123,41 @@ def test_neither_processes_nor_the_order_of_the_files_change_the_bytes(
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+READER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background deaf to it
+from pipeline.startup import begin
+begin()
+from pipeline.datasets import folder
+folder.FEW = 10
+folder.folder(sys.argv[1], (3, 8, 8), workers=2)
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_the_processes_end_with_the_one_that_is_stopped(signum: int, code: int, tmp_path: Path) -> None:
+    Image.effect_noise((700, 700), 50).save(tmp_path / "0.png")
+    for index in range(1, 1000):
+        os.link(tmp_path / "0.png", tmp_path / f"{index}.png")
+    command = [sys.executable, "-c", READER, str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stderr is not None
+    assert "100 of 1,000 files read" in process.stderr.readline()
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)  # the processes would keep it open
+    assert process.returncode == code
+    assert "1,000 of" not in err
+    assert "Traceback" not in err
+
+
 def test_broken_files_are_counted_and_named_in_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i in range(7):
-        (photos / "cat" / f"x{i}\n.png").write_bytes(b"no")
-    with pytest.raises(IntegrityError, match=r"(?s)7 of 47 images cannot be read: cat/x0.* and 2 more; .* data\.on_error"):
+    for i in range(12):
+        (photos / "cat" / f"x{i:02}\n.png").write_bytes(b"no")
+    with pytest.raises(IntegrityError, match=r"(?s)12 of 52 images cannot be read: cat/x00.* and 2 more; .* data\.on_error"):
         folder(photos, SHAPE)
     dataset = folder(photos, SHAPE, on_error="skip")
     (line,) = capsys.readouterr().err.splitlines()
-    assert "7 of 47 images cannot be read: cat/x0 .png (no PNG, JPEG or WebP), " in line
+    assert "12 of 52 images cannot be read: cat/x00 .png (no PNG, JPEG or WebP), " in line
     assert line.endswith("and 2 more; they are left out")
     assert len(held(dataset)) == 40
     assert dataset.classes == ("cat", "dog")

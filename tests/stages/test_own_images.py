@@ -119,7 +119,7 @@ def test_2000_images_go_through_the_whole_pipeline_and_so_does_a_second_version(
     folder = started(tmp_path, 2000)
     call(folder, "dvc", "repro")
     commit(folder, "first version")
-    assert (folder / "explorer/explorer.html").stat().st_size > 100_000
+    assert "<!doctype html>" in (folder / "explorer/explorer.html").read_text()
     paint(folder / "images/photos", 500, seed=1)
     call(folder, "dvc", "repro")
     diff = json.loads(call(folder, "dvc", "metrics", "diff", "--json").stdout)

@@ -14,7 +14,10 @@ PREPARED, IMAGES = "a" * 32, "b" * 32 + ".dir"
 
 def lock(**params: str) -> None:
     """Write a lock file of a download that read images."""
-    deps = [{"path": "images/photos", "hash": "md5", "md5": IMAGES}, {"path": "pipeline/data.py", "hash": "md5", "md5": "c" * 32}]
+    deps = [
+        {"path": "images/photos/", "hash": "md5", "md5": IMAGES},
+        {"path": "pipeline/data.py", "hash": "md5", "md5": "c" * 32},
+    ]
     stage: dict[str, Any] = {"cmd": "python -m stages.download", "deps": deps}
     stage |= {"params": {"params.yaml": {f"data.{key}": value for key, value in params.items()}}}
     stage |= {"outs": [{"path": "data/dataset.safetensors", "hash": "md5", "md5": PREPARED}]}
@@ -28,7 +31,7 @@ def test_the_version_is_that_of_the_images_if_they_are_your_own() -> None:
         lock(name=name, path="images/photos/")
         assert version_here(PREPARED) == IMAGES
         assert version_here("d" * 32) == "d" * 32, "another prepared file"
-    lock(name="mnist", path="images/photos")
+    lock(name="mnist", path="images/photos/")
     assert version_here(PREPARED) == PREPARED
     Path("dvc.lock").write_text("<<<<<<<")
     assert version_here(PREPARED) == PREPARED
