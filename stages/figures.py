@@ -44,7 +44,7 @@ def main(params: Params, results: tuple[Path, ...], metrics: Path, out: Path, on
         else:
             write(path, png(figure, params.figures.dpi))
         if progress.disable:
-            needs = f", it needs {NEEDS[name]}" if name in NEEDS else ""
+            needs = f" (needs {NEEDS[name]})" if name in NEEDS else ""
             click.echo(f"figures: {path if figure else f'no {name} for these models{needs}'}")
     for name, result in models.items():
         xy, _ = project(result, params.figures.scatter_points)

@@ -155,7 +155,7 @@ def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
         return
     extent = np.ptp(xy, axis=0)
     if dimensions == 2 and results.has_prior:
-        extent[:] = extent.max()
+        extent[:] = max(extent.max(), 6)  # the circles are in view
         ax.set_aspect("equal", "datalim")
         for radius, text in enumerate(("1σ", "2σ", "3σ of the prior"), 1):
             ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.7, ls=(0, (4, 3)), zorder=0.5))

@@ -53,7 +53,7 @@ def left_out(sides: Sides) -> Iterator[str]:
     """Yield, for each section of the models' metrics with a note, what is not measured here and why."""
     for name, (_, here) in sides.items():
         if name.partition("/")[0] in MODELS and name.endswith("/note") and here:
-            yield f"**Left out** of {markdown(name.removesuffix('/note'))}: {markdown(here)}."
+            yield f"**Left out** of {markdown(name.removesuffix('/note'))}: {prose(str(here))}."
 
 
 def details(sides: Sides, against: str) -> Iterator[str]:

@@ -29,6 +29,12 @@ def test_volumes_match_finite_differences(name, dim, train, test):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def test_volumes_do_not_depend_on_how_many_are_computed_at_once(contexts, monkeypatch):
+    expected = log_volume(contexts["vae"], contexts["vae"].codes)
+    monkeypatch.setattr("pipeline.evaluation.geometry.ENTRIES", 64 * 2 * 7)
+    np.testing.assert_allclose(log_volume(contexts["vae"], contexts["vae"].codes), expected, rtol=1e-4)
+
+
 def test_many_dimensions_are_left_out_with_a_note(train):
     assert "64" in geometry(EvalContext(new_model("ae", latent_dim=65), train, train)).numbers["note"]
 

@@ -24,6 +24,12 @@ def test_separate_classes_are_found(contexts):
     assert numbers["radius_95_prior"] == pytest.approx(2.4477, abs=1e-3)
 
 
+def test_principal_components_of_many_pixels_are_about_those_of_their_covariance(contexts, monkeypatch):
+    expected = latent(contexts["vae"]).numbers["pca"]
+    monkeypatch.setattr("pipeline.evaluation.latent.MAX_COVARIANCE", 10)
+    assert latent(contexts["vae"]).numbers["pca"] == pytest.approx(expected, abs=0.01)
+
+
 def test_scale_is_the_root_mean_variance_and_the_radius_holds_95_percent_of_the_codes():
     turns = np.linspace(0, 2 * np.pi, 101)
     rings = np.arange(101)[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)

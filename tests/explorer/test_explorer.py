@@ -155,6 +155,13 @@ def test_an_encoder_of_other_layers_is_left_out(tmp_path):
         assert read_networks(tmp_path / "x.safetensors", pixels, codes, decoded).encoder == ()
 
 
+def test_a_decoder_of_other_convolutions_is_refused(tmp_path):
+    _, pixels, codes, decoded = saved(tmp_path, "conv")
+    craft(tmp_path / "x.safetensors", {"decoder.9.weight": np.ones((4, 3, 3, 3), np.float32)})
+    with pytest.raises(NotExplorable, match=r"decoder\.9 is none of them"):
+        read_networks(tmp_path / "x.safetensors", pixels, codes, decoded)
+
+
 def test_models_that_cannot_be_shown_are_refused(monkeypatch):
     with pytest.raises(IntegrityError, match="no results"):
         explorer([], images())
@@ -177,6 +184,9 @@ def test_decoders_that_cannot_be_shown_are_refused(tmp_path):
     save_arrays(tmp_path / "plain.safetensors", {"decoder.0.weight": np.ones((784, 2), np.float32)}, {"decoder": ["Linear"]})
     with pytest.raises(NotExplorable, match=r"plain\.safetensors: .*decoder\.0 is none of them"):
         read("plain.safetensors")
+    save_arrays(tmp_path / "bilinear.safetensors", {}, {"decoder": ["Linear", "ReLU", "Bilinear"]})
+    with pytest.raises(NotExplorable, match="the decoder's layers are Linear, ReLU, Bilinear"):
+        read("bilinear.safetensors")
     save_arrays(tmp_path / "old.safetensors", {}, {"model": "vae"})
     with pytest.raises(NotExplorable, match=r"old\.safetensors: .*unknown"):
         read("old.safetensors")

@@ -184,6 +184,9 @@ def test_many_classes_are_named_by_their_labels(opened):
 def test_convolutions_are_decoded_as_torch_decodes_them(opened, kind):
     page = opened(kind)
     page.check()
+    height, width, channels = page("page.shape")
+    expected = intensities(images((channels, height, width))[7]).transpose(1, 2, 0)
+    np.testing.assert_allclose(page("Array.from(testImage(7))"), expected.ravel(), atol=1e-6)
     for card in (0, 1):
         for x, y in ((-60, 40), (80, -100)):
             page.hover(card, x, y)

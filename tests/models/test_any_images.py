@@ -78,7 +78,7 @@ def test_any_images_are_trained_measured_and_shown(
         assert load_json(metrics) == written[model]
     assert_absences_are_named(case, written["vae"])
     drawn = run(figures.main, "--only", "overview", "--only", "manifold")
-    assert ("no manifold for these models, it needs 2 latent dimensions" in drawn) == (case.latent_dim != 2)
+    assert ("no manifold for these models (needs 2 latent dimensions)" in drawn) == (case.latent_dim != 2)
     run(explorer.main)
     page = Path("explorer/explorer.html").read_text()
     assert "No explorer" not in page

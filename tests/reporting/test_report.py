@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.reporting.report import left_out
 from pipeline.storage import md5
 from tests.reporting.revisions import commit, invoke, write, write_metrics, write_picture
 
@@ -52,6 +53,13 @@ def test_the_comment_shows_what_changed_and_the_report_the_pictures(repository: 
     drawn = np.asarray(Image.open("out/loss.png").convert("RGB")).reshape(-1, 3)
     for line in ((0x94, 0x5D, 0xD6), (0x13, 0xAD, 0xC7)):  # dvc's colors of the two revisions
         assert (np.abs(drawn.astype(int) - line).max(-1) < 8).sum() > 50
+
+
+def test_the_report_names_what_is_not_measured_here() -> None:
+    notes = {"vae/holes/note": (None, "no hull: they need 2 latent dimensions, not 3"), "ae/holes/note": ("gone", None)}
+    sides = notes | {"data/note": (None, "of the data"), "vae/test/elbo": (-1.0, -2.0)}
+    (line,) = left_out(sides)
+    assert re.sub(r"[`\\]", "", line) == "**Left out** of vae/holes: no hull: they need 2 latent dimensions, not 3."
 
 
 def test_the_report_says_that_nothing_changed(repository: Path) -> None:
