@@ -30,6 +30,7 @@ ROOMS = ("claims", "stats", "storage", "data", "models", "evaluation", "training
 LEFT_OUT = (
     "tests/claims/test_comparison_models.py::test_the_stages",
     "tests/models/test_own_net.py",
+    "tests/tracking/test_store.py::test_full_disk_is_one_warning",
     "tests/tracking/test_ui.py",
     "tests/evaluation/test_results.py::test_results_and_ledger_do_not_load_torch",
     "tests/training/test_ranks.py",
