@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.data import Shape
 from pipeline.storage import flatten, rounded
@@ -87,18 +88,25 @@ def describe(run: Run) -> None:
 def promote_champion(run: Run, dataset: str) -> None:
     """Point the alias ``champion`` of the model ``latent-spaces-DATASET`` at the run with the best ELBO on its test images.
 
-    The runs are those of the experiment of ``run``; evaluations on all test images take precedence over others. A champion that
-    no other run beats stays, also when its run was deleted.
+    The runs are those of the experiment of ``run``, of the same version of the data and the same likelihood, without which the
+    numbers do not compare; evaluations on all test images take precedence over others. A champion that no other run beats stays,
+    also when its run was deleted. One of an older version of the data gives way, one of another likelihood stays.
     """
+
+    def same(entity: Any) -> tuple[Any, Any]:
+        return entity.data.tags.get("data.md5"), entity.data.params.get("likelihood")
 
     def rank(record: Record) -> tuple[str, float]:
         elbo = record.number("test/elbo")
         return record.tags.get("evaluate.profile", ""), -math.inf if elbo is None else elbo  # "full" after "fast"
 
     def promote(client: Client, run_id: str) -> None:
-        name, experiment = f"{EXPERIMENT}-{dataset}", client.get_run(run_id).info.experiment_id
+        name, own = f"{EXPERIMENT}-{dataset}", client.get_run(run_id)
+        (version_of_data, likelihood), experiment = same(own), own.info.experiment_id
         elbo = HEADLINE["test/elbo"]
-        scored = f"tags.dataset = '{dataset}' and metrics.{elbo} < 0"
+        scored = f"tags.dataset = '{dataset}' and metrics.{elbo} <= 1e308"  # of runs that have it
+        scored += f" and tags.`data.md5` = '{version_of_data}'" if version_of_data else ""
+        scored += f" and params.likelihood = '{likelihood}'" if likelihood else ""
         order = ["tags.`evaluate.profile` DESC", f"metrics.{elbo} DESC"]  # "full" before "fast"
         best = client.search_runs([experiment], scored, order_by=order, max_results=1)
         winner = Record.of(best[0]) if best else None
@@ -110,8 +118,13 @@ def promote_champion(run: Run, dataset: str) -> None:
         if alias := client.get_registered_model(name).aliases.get(CHAMPION):
             held = f"attributes.run_id = '{client.get_model_version(name, alias).run_id}'"
             every = load_mlflow().entities.ViewType.ALL
-            for champion in map(Record.of, client.search_runs([experiment], held, run_view_type=every)):
-                if champion.id != winner.id and rank(champion) >= rank(winner):
+            for champion in client.search_runs([experiment], held, run_view_type=every):
+                data, kind = (
+                    bool(there and here and there != here) for there, here in zip(same(champion), same(own), strict=True)
+                )
+                is_newer = champion.info.start_time > best[0].info.start_time
+                stays = is_newer if data else kind or rank(Record.of(champion)) >= rank(winner)
+                if stays and champion.info.run_id != winner.id:
                     return
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
         source = f"models:/{winner.model_id}"

@@ -26,11 +26,11 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "vae.safetensors"
 
 
-def evaluated(elbo: float, profile: str, weights: Path | None) -> str | None:
+def evaluated(elbo: float, profile: str, weights: Path | None, data: str = "a", likelihood: str = "auto") -> str | None:
     """Log a run of this test ELBO, with a model where there are weights; return its id."""
-    with store.start(f"elbo {elbo}", {"dataset": "blobs", "role": "main"}) as run:
+    with store.start(f"elbo {elbo}", {"dataset": "blobs", "role": "main", "data.md5": data}) as run:
         run.log_metrics({"epochs": 4.0})
-        run.log_params(SETTINGS)
+        run.log_params(SETTINGS | {"likelihood": likelihood})
         if weights:
             run.log_model(weights, "vae", (1, 8, 8), 2)
         metrics = {"dataset": "blobs", "profile": profile, "test/elbo": elbo, "test/recon": -elbo - 5, "test/kl": 5.0}
@@ -51,6 +51,19 @@ def test_champion_has_the_best_elbo_of_full_evaluations(weights: Path) -> None:
     assert champion() == full
     versions = MlflowClient(store.store_uri()).search_model_versions("name = 'latent-spaces-blobs'")
     assert {version.run_id for version in versions} == {fast, full}
+
+
+def test_champion_of_older_data_gives_way_and_one_of_another_likelihood_stays(weights: Path) -> None:
+    older = evaluated(-30.0, "full", weights)
+    evaluated(12.0, "full", weights, likelihood="gaussian")
+    assert champion() == older
+    newer = evaluated(-50.0, "full", weights, data="b")
+    assert champion() == newer, "more images, other test images"
+    evaluated(-51.0, "full", weights, data="b")
+    assert champion() == newer
+    client = MlflowClient(store.store_uri())
+    events.promote_champion(store.Run(client, client.get_run(str(older)).info), "blobs")
+    assert champion() == newer, "a sync of the older run changes nothing"
 
 
 def test_champion_of_an_earlier_version_gives_way_to_a_better_one_alone(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
