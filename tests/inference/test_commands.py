@@ -1,11 +1,14 @@
 """The commands that use a trained model: what they write, that it is the same each time, and one line for a mistake."""
 
 import gzip
+import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +315,52 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake: str) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {message}")
     assert sorted(Path().rglob("*")) == before
+
+
+def _zipped(name: str, content: bytes) -> bytes:
+    with zipfile.ZipFile(file := BytesIO(), "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _saved(**arrays: np.ndarray) -> bytes:
+    np.savez_compressed(file := BytesIO(), **arrays)
+    return file.getvalue()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+HALF = json.dumps({"images": {"dtype": "BF16", "shape": [1, 8, 8], "data_offsets": [0, 128]}}).encode()
+DAMAGED = {
+    "cut.npz": _saved(images=IMAGES)[:200],
+    "other bytes.npz": _saved(images=IMAGES)[:200] + bytes(60) + _saved(images=IMAGES)[260:],
+    "no array.npz": _zipped("images", b"hello"),
+    "text.npz": _saved(images=IMAGES.astype(str)),
+    "times.npz": _saved(images=IMAGES.astype("M8[s]")),
+    "complex.npz": _saved(images=IMAGES.astype(complex)),
+    "fields.npz": _saved(images=np.zeros((9, 8, 8), [("a", "f4")])),
+    "labels.npz": _saved(images=IMAGES, labels=np.zeros(9, [("a", "f4")])),
+    "names.npz": _saved(images=IMAGES, labels=np.array([b"\xff"] * 9)),
+    "half.safetensors": struct.pack("<Q", len(HALF)) + HALF + bytes(128),
+    "other bytes.gz": gzip.compress(IMAGES.tobytes())[:40] + b"\xff" * 40 + gzip.compress(IMAGES.tobytes())[80:],
+}
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_and_one_with_other_arrays_is_refused_in_one_line(name: str) -> None:
+    Path(name).write_bytes(DAMAGED[name])
+    result = latent("encode", name, "--out", "x.csv")
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {name}: ")
+
+
+@pytest.mark.usefixtures("models")
+def test_labels_of_bytes_are_names() -> None:
+    np.savez("images.npz", images=IMAGES, labels=np.array([b"cat"] * 9))
+    for suffix in tables.SUFFIXES:
+        done("encode", "images.npz", "--out", f"codes{suffix}")
+    assert set(pd.read_parquet("codes.parquet")["label"]) == {"cat"}
 
 
 @pytest.mark.usefixtures("models")
