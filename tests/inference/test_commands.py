@@ -383,6 +383,15 @@ def test_a_folder_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([*Path("folder").iterdir()]) == 5
 
 
+@pytest.mark.usefixtures("models")
+def test_a_folder_of_images_has_the_rights_of_a_new_folder() -> None:
+    Path("open").mkdir()
+    Path("open").chmod(0o1777)  # as /tmp has them
+    Path("new").mkdir()
+    done("sample", "-n", 2, "--out", "open/images")
+    assert Path("open/images").stat().st_mode == Path("new").stat().st_mode
+
+
 def test_every_command_shows_an_example() -> None:
     for command in COMMANDS:
         assert f"  latent {command.name} " in latent(command.name, "--help").stdout
