@@ -54,7 +54,8 @@ def load_codes(path: Path) -> np.ndarray:
                 table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
                 names = [f"z{i + 1}" for i in range(table.shape[1])]
                 codes = table[[name for name in names if name in table]].to_numpy()
-        codes = np.asarray(codes, np.float32)
+        with np.errstate(over="ignore"):
+            codes = np.asarray(codes, np.float32)
         if codes.ndim != 2 or not codes.size or not np.isfinite(codes).all():
             raise ValueError(f"codes {list(codes.shape)}, of which {(~np.isfinite(codes)).sum()} numbers are not finite")
         return codes
@@ -73,7 +74,8 @@ def parse_codes(words: Sequence[str]) -> np.ndarray:
            [ 0. ,  2. ]], dtype=float32)
     """
     try:
-        codes = np.array([[float(number) for number in word.split(",")] for word in words], np.float32)
+        with np.errstate(over="ignore"):  # what is not finite is refused below
+            codes = np.array([[float(number) for number in word.split(",")] for word in words], np.float32)
     except ValueError:
         codes = np.full((1, 1), np.nan)
     if not np.isfinite(codes).all():

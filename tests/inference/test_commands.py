@@ -262,6 +262,8 @@ MISTAKES = {
         "--rev is for files; models:/m",
     ),
     "suffix": (["encode", DATA, "--out", "x.txt"], 2, "Invalid value for '--out': 'x.txt'; allowed are .parquet, .csv, .npz and"),
+    "one suffix": (["nearest", 3, "--out", "x.jpg"], 2, "Invalid value for '--out': 'x.jpg'; allowed is .png"),
+    "dot": (["export", "--onnx", "v1.2"], 2, "Invalid value for '--onnx': 'v1.2'; allowed is a folder without a dot"),
     "no image": (["encode", "none.png", "--out", "x.csv"], 2, "none.png: no such file or folder; allowed are image files (.png"),
     "not alone": (["encode", DATA, "a.npy", "--out", "x.csv"], 2, f"{DATA}: must be given alone; allowed are"),
     "empty folder": (["encode", "empty", "--out", "x.csv"], 2, "empty: no image below this folder; allowed are .png"),
@@ -285,6 +287,7 @@ MISTAKES = {
     "words": (["decode", "--ouf", "x.png", "--out", "x.png"], 2, "--ouf x.png: neither a file of codes"),
     "dimensions": (["decode", "1,2,3", "--out", "x.png"], 2, "codes of 3 numbers; this model's codes have 2"),
     "ragged": (["decode", "1,2", "1", "--out", "x.png"], 2, "1,2 1: neither a file of codes"),
+    "infinite": (["decode", "1e39,0", "--out", "x.png"], 2, "1e39,0: neither a file of codes"),
     "index": (["nearest", 40], 2, f"40: {DATA} has 40 test images; allowed is 0 to 39"),
     "two images": (
         ["interpolate", DATA, 3, "--out", "x.png"],
