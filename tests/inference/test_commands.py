@@ -118,11 +118,12 @@ def test_images_in_folders_have_the_names_of_their_files_and_of_the_sub_folder(
     for name in ("notes.txt", "._0.png", ".trash/0.png"):
         Path("photos", name).parent.mkdir(exist_ok=True)
         Path("photos", name).write_text("not an image")
+    done("encode", "photos", "photos/class 1/deep/1.png", "--out", "codes.npz")
     done("encode", "photos", "photos/class 1/deep/1.png", "--out", "codes.parquet")
     table = pd.read_parquet("codes.parquet")
     order = [0, 4, 1, 2, 3, 1]  # by class, then the single file
     files = [f"photos/class {i % 4}/deep/{i}.png" for i in order]
-    assert table["file"].tolist() == files
+    assert table["file"].tolist() == arrays("codes.npz")["file"].tolist() == files
     assert table["label"].tolist() == [*(f"class {i % 4}" for i in order[:5]), ""]
     np.testing.assert_array_equal(columns(table, "z", 2), codes_of(models["vae"], images.take(np.array(order)))[0])
 
