@@ -66,7 +66,13 @@ def read_images(
         labels += [file.relative_to(path).parts[0] if file.parent != path and path.is_dir() else "" for file in below]
     bar = tqdm(files, "read", unit="image", leave=False, disable=None)
     pixels = np.stack([read_image(file, shape, fit, background) for file in bar])
-    return GivenImages(pixels, {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})})
+    columns = {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})}
+    return GivenImages(pixels, {name: [*map(_text, values)] for name, values in columns.items()})
+
+
+def _text(path: str) -> str:
+    """Return a path as text that can be written, with escapes for bytes that are no letters."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _below(folder: Path) -> list[Path]:

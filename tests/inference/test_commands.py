@@ -360,6 +360,18 @@ def test_a_damaged_file_and_one_with_other_arrays_is_refused_in_one_line(name: s
 
 
 @pytest.mark.usefixtures("models")
+def test_a_file_whose_name_is_no_text_can_be_encoded(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    try:
+        Image.fromarray(IMAGES[0]).save(tmp_path / name)
+    except OSError:
+        pytest.skip("no such names on this file system")
+    for suffix in tables.SUFFIXES:
+        done("encode", tmp_path / name, "--out", f"codes{suffix}")
+    assert pd.read_csv("codes.csv")["file"][0].endswith(r"\udcff.png")
+
+
+@pytest.mark.usefixtures("models")
 def test_labels_of_bytes_are_names() -> None:
     np.savez("images.npz", images=IMAGES, labels=np.array([b"cat"] * 9))
     for suffix in tables.SUFFIXES:
