@@ -238,6 +238,16 @@ def test_the_nearest_images_are_listed_without_the_image_itself(models: dict[str
     assert pixels("near.png").shape == (68, 6 * 66 + 2)
 
 
+@pytest.mark.usefixtures("models")
+def test_an_image_is_nearest_to_itself_in_a_folder() -> None:
+    random = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(random.integers(0, 256, (20, 13), np.uint8)).save(Path("data", f"{index}.png"))
+    rows = done("nearest", "data/2.png", "--data", "data", "--fit", "pad", "--background", "black").stdout.splitlines()
+    name, distance = rows[1].split()
+    assert (name, float(distance)) == ("data/2.png", 0)
+
+
 def test_names_of_classes_are_labels(models: dict[str, Trained], dataset: Dataset) -> None:
     save_dataset("named.safetensors", Dataset("blobs", dataset.train, dataset.test, ("up", "right", "down", "left")))
     done("encode", "named.safetensors", "--out", "codes.csv")
