@@ -21,8 +21,9 @@ class PathFromHere(click.Path):
         source = context.get_parameter_source(param.name) if context and param and param.name else None
         typed = context.find_root().obj if context and source is click.core.ParameterSource.COMMANDLINE else None
         if self.suffixes and Path(value).suffix not in self.suffixes:
-            allowed = [suffix or "a folder" for suffix in self.suffixes]
-            self.fail(f"{str(value)!r}; allowed are {', '.join(allowed[:-1])} and {allowed[-1]}", param, context)
+            *most, last = (suffix or "a folder without a dot in its name" for suffix in self.suffixes)
+            allowed = f"are {', '.join(most)} and {last}" if most else f"is {last}"
+            self.fail(f"{str(value)!r}; allowed {allowed}", param, context)
         return Path(typed or "", value)
 
 

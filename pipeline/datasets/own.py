@@ -39,7 +39,8 @@ def name_of(path: Path) -> str:
     ('my_photos', 'shapes', 'own_mnist')
     """
     name = os.path.basename(os.path.abspath(path)).removesuffix(path.suffix if path.suffix in ARRAYS else "")
-    name = re.sub(r"[^\w.-]+", "_", name).strip("_.-")[:90] or "images"
+    name = "".join(" " if letter.isnumeric() and not letter.isalpha() and not letter.isdecimal() else letter for letter in name)
+    name = re.sub(r"[^\w.-]+", "_", name).strip("_.-")[:90] or "images"  # of the letters that storage.Name allows
     return f"own_{name}" if name in TAKEN else name
 
 

@@ -124,12 +124,12 @@ def series_colors(names: Iterable[str]) -> dict[str, str]:
 
 
 def cut(name: str, most: int = 12) -> str:
-    """Return a name of at most ``most`` characters.
+    """Return a name of at most ``most`` characters, whose dollar signs begin no formula.
 
-    >>> cut("Ankle boot"), cut("Lawn mower, red")
-    ('Ankle boot', 'Lawn mower,…')
+    >>> cut("Ankle boot"), cut("Lawn mower, red"), cut("$5")
+    ('Ankle boot', 'Lawn mower,…', '\\\\$5')
     """
-    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+    return (name if len(name) <= most else f"{name[: most - 1].rstrip()}…").replace("$", r"\$")
 
 
 def is_ink(images: np.ndarray) -> bool:

@@ -260,7 +260,7 @@ def nearest(trained: "Trained", image: int | Path, number: int, out: Path | None
 
     from pipeline.inference import given, pictures, verbs
 
-    others = given.read_images([data], trained.config.image_shape, part)
+    others = given.read_images([data], trained.config.image_shape, part, **fit)
     asked = _image(image, trained, data, part, **fit)
     codes, code = verbs.encode(trained, others).mean, verbs.encode(trained, asked).mean[0]
     indices, distances = verbs.nearest(codes, code, number, image if isinstance(image, int) else None)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load
 from tqdm import tqdm
 
 from pipeline.data import Images, Shape, intensities, load_dataset
 from pipeline.datasets.image_files import SUFFIXES, read_image
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, PipelineError
 
 ARRAYS = "an array file (.npy, .npz, .safetensors), an IDX file or the prepared data set"
 
@@ -67,7 +66,13 @@ def read_images(
         labels += [file.relative_to(path).parts[0] if file.parent != path and path.is_dir() else "" for file in below]
     bar = tqdm(files, "read", unit="image", leave=False, disable=None)
     pixels = np.stack([read_image(file, shape, fit, background) for file in bar])
-    return GivenImages(pixels, {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})})
+    columns = {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})}
+    return GivenImages(pixels, {name: [*map(_text, values)] for name, values in columns.items()})
+
+
+def _text(path: str) -> str:
+    """Return a path as text that can be written, with escapes for bytes that are no letters."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _below(folder: Path) -> list[Path]:
@@ -80,26 +85,30 @@ def _read_arrays(path: Path, part: str) -> tuple[np.ndarray, Sequence[Any] | Non
     """Return the array of images in a file, and their labels where it has any."""
     try:
         match path.suffix:
-            case ".npy":
-                return np.load(path, allow_pickle=False), None
-            case ".npz":
-                with np.load(path, allow_pickle=False) as file:
-                    return _named(dict(file))
+            case ".npy" | ".npz":
+                with open(path, "rb") as file:  # which numpy leaves open where the file is damaged
+                    loaded = np.load(file, allow_pickle=False)
+                    return (loaded, None) if isinstance(loaded, np.ndarray) else _named(dict(loaded))
             case ".safetensors":
                 arrays = load(path.read_bytes())
                 return _prepared(path, part) if f"{part}_pixels" in arrays else _named(arrays)
         return _read_idx(path), None
-    except (ValueError, OSError, EOFError, SafetensorError, struct.error) as error:
-        raise ParamsError(f"{path}: not {ARRAYS} ({error!s:.200})") from None
+    except (MemoryError, PipelineError):
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and safetensors raise a dozen kinds for damaged files
+        raise ParamsError(f"{path}: not {ARRAYS} ({' '.join(str(error).split()):.200})") from None
 
 
 def _named(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Sequence[Any] | None]:
-    if "images" not in arrays:
+    if not isinstance(arrays.get("images"), np.ndarray):  # a member of a .npz file that is no array is given as bytes
         raise ValueError(f"it has no array images, but {', '.join(arrays) or 'nothing'}")
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (number := arrays["images"].shape[:1]):
         raise ValueError(f"labels {list(labels.shape)}, not {list(number)}")
-    return arrays["images"], None if labels is None else labels.tolist()
+    if labels is not None and labels.dtype.kind not in "biufSU":
+        raise ValueError(f"labels of {labels.dtype}; allowed are numbers or names")
+    names = labels.astype(str) if labels is not None and labels.dtype.kind == "S" else labels
+    return arrays["images"], None if names is None else names.tolist()
 
 
 def _prepared(path: Path, part: str) -> tuple[np.ndarray, Sequence[Any] | None]:
@@ -128,10 +137,12 @@ def _fitted(array: np.ndarray, shape: Shape, path: Path) -> np.ndarray:
     if array.shape[1:] != shape or not len(array):
         wanted = f"[N, {', '.join(map(str, shape))}]"
         raise ParamsError(f"{path}: images {list(array.shape)}; this model takes {wanted}, and resizes only image files")
+    allowed = "allowed are whole numbers from 0 to 255, or floats in [0, 1]"
+    if array.dtype.kind not in "biuf":
+        raise ParamsError(f"{path}: images of {array.dtype}; {allowed}")
     low, high = array.min(), array.max()  # NaN where there is one, for which the comparisons are false
     if array.dtype.kind in "iu" and 0 <= low <= high <= 255:
         return array.astype(np.uint8, copy=False)
-    if array.dtype.kind not in "bf" or not 0 <= low <= high <= 1:
-        allowed = "allowed are whole numbers from 0 to 255, or floats in [0, 1]"
+    if array.dtype.kind in "iu" or not 0 <= low <= high <= 1:
         raise ParamsError(f"{path}: images of {array.dtype} from {low:g} to {high:g}; {allowed}")
     return array.astype(np.float32, copy=False)

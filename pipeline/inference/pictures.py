@@ -1,7 +1,6 @@
 """Decoded images as a picture, as an array, or as a folder of image files."""
 
 import math
-import shutil
 import tempfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -44,7 +43,6 @@ def save_images(path: Path, images: np.ndarray, columns: int = 0, arrays: Mappin
         folder.mkdir()
         for index, image in enumerate(images):
             (folder / f"{index:0{digits}}.png").write_bytes(_png(image))
-        shutil.copymode(path.parent, folder)
         folder.replace(path)
 
 

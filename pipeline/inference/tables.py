@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,20 @@ def save_codes(path: Path, mean: np.ndarray, std: np.ndarray | None, columns: Ma
         if path.suffix == ".safetensors":
             write(path, save({name: array for name, array in arrays.items() if array.dtype.kind != "U"}))
         else:
-            np.savez(file := BytesIO(), allow_pickle=False, **arrays)
-            write(path, file.getvalue())
+            write(path, _npz(arrays))
         return
     named = {f"{name}{i + 1}": array[:, i] for name, array in arrays.items() for i in range(array.shape[1])}
     table = pd.DataFrame({**columns, **named})
     write(path, table.to_parquet(index=False) if path.suffix == ".parquet" else table.to_csv(index=False))
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the content of a .npz file; numpy.savez takes no array that is called ``file``."""
+    with ZipFile(content := BytesIO(), "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()
 
 
 def load_codes(path: Path) -> np.ndarray:
@@ -54,7 +63,8 @@ def load_codes(path: Path) -> np.ndarray:
                 table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
                 names = [f"z{i + 1}" for i in range(table.shape[1])]
                 codes = table[[name for name in names if name in table]].to_numpy()
-        codes = np.asarray(codes, np.float32)
+        with np.errstate(over="ignore"):
+            codes = np.asarray(codes, np.float32)
         if codes.ndim != 2 or not codes.size or not np.isfinite(codes).all():
             raise ValueError(f"codes {list(codes.shape)}, of which {(~np.isfinite(codes)).sum()} numbers are not finite")
         return codes
@@ -73,7 +83,8 @@ def parse_codes(words: Sequence[str]) -> np.ndarray:
            [ 0. ,  2. ]], dtype=float32)
     """
     try:
-        codes = np.array([[float(number) for number in word.split(",")] for word in words], np.float32)
+        with np.errstate(over="ignore"):  # what is not finite is refused below
+            codes = np.array([[float(number) for number in word.split(",")] for word in words], np.float32)
     except ValueError:
         codes = np.full((1, 1), np.nan)
     if not np.isfinite(codes).all():

@@ -1,5 +1,8 @@
 """A file of arrays becomes a data set, or is refused with its name, the array and what is allowed."""
 
+import json
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,16 @@ def test_a_damaged_file_is_refused(suffix: str, damage: str, tmp_path: Path) -> 
     path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"hello world"}[damage])
     with pytest.raises(IntegrityError, match=r"^.*shapes\.\w+: "):
         arrays(path)
+
+
+def test_a_file_with_what_is_no_array_of_numpy_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("images", b"hello")
+    header = json.dumps({"images": {"dtype": "F8_E4M3", "shape": [3, 2, 2], "data_offsets": [0, 12]}}).encode()
+    (tmp_path / "quarter.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(12))
+    for name, message in (("text.npz", "images: no array"), ("quarter.safetensors", "float8")):
+        with pytest.raises(IntegrityError, match=f"^{tmp_path}/{name}: .*{message}"):
+            arrays(tmp_path / name)
 
 
 def test_a_path_that_is_no_file_of_arrays_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.data import Dataset, save_dataset
+from pipeline.data import Dataset, load_dataset, save_dataset
 from pipeline.datasets import DATASETS
 from pipeline.datasets import folder as folder_module
 from pipeline.datasets.folder import folder
@@ -236,6 +236,13 @@ def test_a_path_that_is_no_folder_is_refused_with_what_to_do(tmp_path: Path) -> 
     ):
         with pytest.raises(ParamsError, match=rf"^data\.path: .*{message}"):
             folder(tmp_path / name, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["m²", "½", "①", "Bäume", "日本 3", "a$b", "...", "x" * 200])
+def test_a_folder_of_any_name_can_be_prepared(name: str, tmp_path: Path) -> None:
+    dataset = folder(write(tmp_path / name, a=1, b=2, c=3), SHAPE)
+    save_dataset(tmp_path / "dataset.safetensors", dataset)
+    assert load_dataset(tmp_path / "dataset.safetensors").name == dataset.name
 
 
 def test_the_names_of_the_other_data_sets_are_taken(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from pipeline.figures import Page, draw
+from pipeline.figures import Page, draw, png
 from pipeline.figures.latent import MAX_TICKS, class_places, classes, project
 from pipeline.figures.style import CLASS_COLORS, distinct_colors, is_ink, tiles
 from tests.figures.figure_examples import make, texts
@@ -156,6 +156,12 @@ def test_named_classes_are_called_by_their_names_cut_to_fit(dimensions):
     assert bar.get_ylabel() == "", "the names say what they are"
     shown = panel.get_yticklabels() if dimensions == 1 else panel.texts
     assert {text.get_text() for text in shown} >= {"Class 0", "Class 3", "Ankle boot,…"}
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_a_name_with_dollar_signs_is_no_formula(dimensions):
+    names = (r"$\frac$", "$5 or $10", "c$", *map(str, range(3, 10)))
+    png(draw("latent", Page({"vae": replace(labeled((0, 1, 2, 9), dimensions=dimensions), classes=names)})), 50)
 
 
 def test_gray_images_are_ink_where_most_of_them_is_black():

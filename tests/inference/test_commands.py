@@ -1,11 +1,14 @@
 """The commands that use a trained model: what they write, that it is the same each time, and one line for a mistake."""
 
 import gzip
+import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +118,12 @@ def test_images_in_folders_have_the_names_of_their_files_and_of_the_sub_folder(
     for name in ("notes.txt", "._0.png", ".trash/0.png"):
         Path("photos", name).parent.mkdir(exist_ok=True)
         Path("photos", name).write_text("not an image")
+    done("encode", "photos", "photos/class 1/deep/1.png", "--out", "codes.npz")
     done("encode", "photos", "photos/class 1/deep/1.png", "--out", "codes.parquet")
     table = pd.read_parquet("codes.parquet")
     order = [0, 4, 1, 2, 3, 1]  # by class, then the single file
     files = [f"photos/class {i % 4}/deep/{i}.png" for i in order]
-    assert table["file"].tolist() == files
+    assert table["file"].tolist() == arrays("codes.npz")["file"].tolist() == files
     assert table["label"].tolist() == [*(f"class {i % 4}" for i in order[:5]), ""]
     np.testing.assert_array_equal(columns(table, "z", 2), codes_of(models["vae"], images.take(np.array(order)))[0])
 
@@ -234,6 +238,16 @@ def test_the_nearest_images_are_listed_without_the_image_itself(models: dict[str
     assert pixels("near.png").shape == (68, 6 * 66 + 2)
 
 
+@pytest.mark.usefixtures("models")
+def test_an_image_is_nearest_to_itself_in_a_folder() -> None:
+    random = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(random.integers(0, 256, (20, 13), np.uint8)).save(Path("data", f"{index}.png"))
+    rows = done("nearest", "data/2.png", "--data", "data", "--fit", "pad", "--background", "black").stdout.splitlines()
+    name, distance = rows[1].split()
+    assert (name, float(distance)) == ("data/2.png", 0)
+
+
 def test_names_of_classes_are_labels(models: dict[str, Trained], dataset: Dataset) -> None:
     save_dataset("named.safetensors", Dataset("blobs", dataset.train, dataset.test, ("up", "right", "down", "left")))
     done("encode", "named.safetensors", "--out", "codes.csv")
@@ -259,6 +273,8 @@ MISTAKES = {
         "--rev is for files; models:/m",
     ),
     "suffix": (["encode", DATA, "--out", "x.txt"], 2, "Invalid value for '--out': 'x.txt'; allowed are .parquet, .csv, .npz and"),
+    "one suffix": (["nearest", 3, "--out", "x.jpg"], 2, "Invalid value for '--out': 'x.jpg'; allowed is .png"),
+    "dot": (["export", "--onnx", "v1.2"], 2, "Invalid value for '--onnx': 'v1.2'; allowed is a folder without a dot"),
     "no image": (["encode", "none.png", "--out", "x.csv"], 2, "none.png: no such file or folder; allowed are image files (.png"),
     "not alone": (["encode", DATA, "a.npy", "--out", "x.csv"], 2, f"{DATA}: must be given alone; allowed are"),
     "empty folder": (["encode", "empty", "--out", "x.csv"], 2, "empty: no image below this folder; allowed are .png"),
@@ -282,6 +298,7 @@ MISTAKES = {
     "words": (["decode", "--ouf", "x.png", "--out", "x.png"], 2, "--ouf x.png: neither a file of codes"),
     "dimensions": (["decode", "1,2,3", "--out", "x.png"], 2, "codes of 3 numbers; this model's codes have 2"),
     "ragged": (["decode", "1,2", "1", "--out", "x.png"], 2, "1,2 1: neither a file of codes"),
+    "infinite": (["decode", "1e39,0", "--out", "x.png"], 2, "1e39,0: neither a file of codes"),
     "index": (["nearest", 40], 2, f"40: {DATA} has 40 test images; allowed is 0 to 39"),
     "two images": (
         ["interpolate", DATA, 3, "--out", "x.png"],
@@ -314,6 +331,64 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake: str) -> None:
     assert sorted(Path().rglob("*")) == before
 
 
+def _zipped(name: str, content: bytes) -> bytes:
+    with zipfile.ZipFile(file := BytesIO(), "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _saved(**arrays: np.ndarray) -> bytes:
+    np.savez_compressed(file := BytesIO(), **arrays)
+    return file.getvalue()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+HALF = json.dumps({"images": {"dtype": "BF16", "shape": [1, 8, 8], "data_offsets": [0, 128]}}).encode()
+DAMAGED = {
+    "cut.npz": _saved(images=IMAGES)[:200],
+    "other bytes.npz": _saved(images=IMAGES)[:200] + bytes(60) + _saved(images=IMAGES)[260:],
+    "no array.npz": _zipped("images", b"hello"),
+    "text.npz": _saved(images=IMAGES.astype(str)),
+    "times.npz": _saved(images=IMAGES.astype("M8[s]")),
+    "complex.npz": _saved(images=IMAGES.astype(complex)),
+    "fields.npz": _saved(images=np.zeros((9, 8, 8), [("a", "f4")])),
+    "labels.npz": _saved(images=IMAGES, labels=np.zeros(9, [("a", "f4")])),
+    "names.npz": _saved(images=IMAGES, labels=np.array([b"\xff"] * 9)),
+    "half.safetensors": struct.pack("<Q", len(HALF)) + HALF + bytes(128),
+    "other bytes.gz": gzip.compress(IMAGES.tobytes())[:40] + b"\xff" * 40 + gzip.compress(IMAGES.tobytes())[80:],
+}
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_and_one_with_other_arrays_is_refused_in_one_line(name: str) -> None:
+    Path(name).write_bytes(DAMAGED[name])
+    result = latent("encode", name, "--out", "x.csv")
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {name}: ")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_file_whose_name_is_no_text_can_be_encoded(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    try:
+        Image.fromarray(IMAGES[0]).save(tmp_path / name)
+    except OSError:
+        pytest.skip("no such names on this file system")
+    for suffix in tables.SUFFIXES:
+        done("encode", tmp_path / name, "--out", f"codes{suffix}")
+    assert pd.read_csv("codes.csv")["file"][0].endswith(r"\udcff.png")
+
+
+@pytest.mark.usefixtures("models")
+def test_labels_of_bytes_are_names() -> None:
+    np.savez("images.npz", images=IMAGES, labels=np.array([b"cat"] * 9))
+    for suffix in tables.SUFFIXES:
+        done("encode", "images.npz", "--out", f"codes{suffix}")
+    assert set(pd.read_parquet("codes.parquet")["label"]) == {"cat"}
+
+
 @pytest.mark.usefixtures("models")
 def test_a_folder_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = Path.write_bytes, list[Path]()
@@ -332,6 +407,15 @@ def test_a_folder_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(Path().rglob("*")) == before
     done("sample", "-n", 5, "--out", "folder")
     assert len([*Path("folder").iterdir()]) == 5
+
+
+@pytest.mark.usefixtures("models")
+def test_a_folder_of_images_has_the_rights_of_a_new_folder() -> None:
+    Path("open").mkdir()
+    Path("open").chmod(0o1777)  # as /tmp has them
+    Path("new").mkdir()
+    done("sample", "-n", 2, "--out", "open/images")
+    assert Path("open/images").stat().st_mode == Path("new").stat().st_mode
 
 
 def test_every_command_shows_an_example() -> None:
