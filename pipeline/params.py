@@ -234,5 +234,6 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         return load_yaml(path, Params)
     except ParamsError as error:
         if _differs_from_git(path):  # DVC leaves a refused -S value in the file
-            raise ParamsError(f"{error}; `git checkout {path}` restores the committed file") from None
+            undo = f"correct it there, or drop all changes since the last commit: `git checkout {path}`"
+            raise ParamsError(f"{error}; {undo}") from None
         raise
