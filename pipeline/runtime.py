@@ -123,6 +123,8 @@ def _others() -> Iterator[None]:
     """Raise PipelineError where another process has ended, or does not answer in time."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0].strip()[:200]
         raise PipelineError(f"another process of this training has ended or does not answer ({reason})") from None

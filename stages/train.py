@@ -23,7 +23,7 @@ def main(name: str, params: Params, data: Path, out: Path, metrics: Path) -> Non
     startup.choose_waiting(params.train.threads)
     from pipeline.training.run import assist, train
 
-    if int(os.environ.get("RANK", 0)):  # torchrun numbers its processes
+    if os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun numbers its processes
         assist(name, params, data)
     else:
         train(name, params, data, out, metrics, replay=out / "replay" / f"{name}.safetensors").clear()

@@ -129,7 +129,7 @@ class _Header(Header):
     seed: int
     samplers: list[str]
     weights_md5: str = Field(pattern=r"^[\w -]*$", max_length=64)
-    classes: list[ClassName] = Field(max_length=1 << 16)
+    classes: list[ClassName] = Field([], max_length=1 << 16)
 
 
 def save_results(path: str | Path, results: Results) -> None:
@@ -144,7 +144,7 @@ def load_results(path: str | Path) -> Results:
     with refusing(path, "results"):
         _Header.check(header)
         check_arrays(arrays, AXES, S=len(header["samplers"]))
-        limit = len(header["classes"]) or 1 << 16
+        limit = len(header.get("classes", ())) or 1 << 16
         if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < limit:
             raise ValueError("labels: not those of a data set")
-        return Results(**header | {"classes": tuple(header["classes"])}, arrays=arrays)
+        return Results(**header | {"classes": tuple(header.get("classes", ()))}, arrays=arrays)

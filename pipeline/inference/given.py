@@ -77,7 +77,7 @@ def _text(path: str) -> str:
 
 def _below(folder: Path) -> list[Path]:
     """Return the image files in a folder and those below it, but hidden ones."""
-    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES)
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file())
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
@@ -141,6 +141,8 @@ def _fitted(array: np.ndarray, shape: Shape, path: Path) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise ParamsError(f"{path}: images of {array.dtype}; {allowed}")
     low, high = array.min(), array.max()  # NaN where there is one, for which the comparisons are false
+    if array.dtype.kind in "iu" and high == 1:
+        raise ParamsError(f"{path}: images of {array.dtype} with values of 0 and 1 alone, almost black; save them as bool")
     if array.dtype.kind in "iu" and 0 <= low <= high <= 255:
         return array.astype(np.uint8, copy=False)
     if array.dtype.kind in "iu" or not 0 <= low <= high <= 1:

@@ -30,6 +30,15 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").flatten(-3).sum(-1)
 
 
+def _exact(logits: Tensor) -> Tensor:
+    """Return what a decoder in bfloat16 puts out as float32, in which all that follows is computed."""
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+
+def _center(logits: Tensor) -> Tensor:
+    return torch.sigmoid(_exact(logits))
+
+
 def _log_normalizer(logits: Tensor) -> Tensor:
     r""":math:`\log C = \log (l / \tanh(l / 2))` of the continuous Bernoulli distribution with logit l."""
     is_small = logits.abs() < _SMALL
@@ -45,6 +54,7 @@ def continuous_bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     >>> continuous_bernoulli_nll(torch.zeros(1, 2, 2), torch.rand(1, 2, 2))  # uniform: the density is 1
     tensor(0.)
     """
+    logits = _exact(logits)
     return bernoulli_nll(logits, x) - _log_normalizer(logits).flatten(-3).sum(-1)
 
 
@@ -54,7 +64,7 @@ def gaussian_nll(logits: Tensor, x: Tensor, scale: Tensor) -> Tensor:
     >>> gaussian_nll(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.5), torch.tensor(1.0))  # ln(2 pi) / 2
     tensor(0.9189)
     """
-    z = (x - torch.sigmoid(logits)) / scale
+    z = (x - _center(logits)) / scale
     return (0.5 * z.square() + torch.log(scale) + 0.5 * math.log(2 * math.pi)).flatten(-3).sum(-1)
 
 
@@ -74,7 +84,7 @@ def discretized_logistic_nll(logits: Tensor, x: Tensor, scale: Tensor) -> Tensor
     1.0
     """
     half = 0.5 / (LEVELS - 1)
-    z, width = (x - torch.sigmoid(logits)) / scale, half / scale
+    z, width = (x - _center(logits)) / scale, half / scale
     is_first, is_last = x < half, x > 1 - half
     upper = torch.where(is_last, 0.0, functional.logsigmoid(z + width))
     lower = torch.where(is_first, 0.0, functional.logsigmoid(width - z))

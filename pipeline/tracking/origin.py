@@ -32,9 +32,11 @@ def commit_of(revision: str) -> str:
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
     except ParamsError:
-        with suppress(ParamsError):
-            if found := git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}").decode().split():
-                return found[0]
+        if not set(revision) & set("*?[\\"):  # which git would take as a pattern
+            with suppress(ParamsError):
+                found = set(git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}").decode().split())
+                if len(found) == 1:
+                    return found.pop()
     cure = "`git branch --all`, `git tag` and `dvc exp list --all` list what there is"
     raise ParamsError(f"{revision!r} is neither a revision of this repository nor an experiment; {cure}")
 

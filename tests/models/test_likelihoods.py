@@ -92,6 +92,14 @@ def test_terms_and_gradients_are_finite_at_extreme_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
+def test_outputs_in_bfloat16_are_scored_in_float32(name: str) -> None:
+    likelihood, logits, x = LIKELIHOODS[name](), 3 * torch.randn(4, 3, 8, 8).bfloat16(), torch.rand(4, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = likelihood.nll(logits, x)
+    torch.testing.assert_close(found, likelihood.nll(logits.float(), x), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
 def test_samples_broadcast_over_images(name: str) -> None:
     likelihood, logits, x = LIKELIHOODS[name](), torch.randn(3, 4, 2, 3, 5), torch.rand(4, 2, 3, 5)
     nll = likelihood.nll(logits, x)
