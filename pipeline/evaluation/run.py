@@ -113,7 +113,7 @@ def evaluate_and_log(
             classifier=accepted,
             manifold_size=params.figures.manifold_size,
         )
-        click.echo(f"evaluate {name}: {rt}; {len(context.test):,} test images; classifier {about}")
+        click.echo(f"evaluate {name}: {rt}; {len(context.test):,} test images; classifier: {about.get('note', 'accepted')}")
         measured = measure(context, _progress(name, families))
     numbers = {"dataset": dataset.name, "model": name, "likelihood": trained.config.likelihood, "profile": options.profile}
     numbers |= {"classifier": about} | measured.numbers

@@ -82,7 +82,7 @@ function toolbar() {
   $("#link").parentElement.hidden = cards.length < 2;
   $("#precision").textContent = page.precision.includes("float16")
     ? `Weights in ${page.precision.join(" and ")}, so that all models fit in one file: a pixel's gray level may be off by one in 256.`
-    : "Decoders in nearly full precision: a gray level is that of the model.";
+    : "Decoders in nearly full precision: a pixel is that of the model.";
 }
 
 async function start() {

@@ -134,7 +134,7 @@ const MODES = {
 
   prior: {
     label: "Prior",
-    help: "Codes drawn from N(0, I), the same for all models. A VAE's training pulls its codes there, so the draws cover them. "
+    help: "Codes drawn from N(0, I), the same for all models. A VAE's training pulls its codes there, so the draws should cover them. "
       + "Nothing pulls an autoencoder's codes there: the same draws reach a small part of them.",
     action: "Draw again",
     prior: true, // the circles are drawn for every model

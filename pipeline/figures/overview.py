@@ -37,4 +37,6 @@ def overview(page: Page) -> Figure | None:
     heights = [WIDTH / columns, 2.5, reconstructions_panel(bottom.add_subplot(), page) * (WIDTH - 0.9) + 0.4]
     rows.set_height_ratios(heights)
     figure.set_figheight(sum(heights))
+    for _ in range(2):  # long labels need more than one pass to get their room
+        figure.draw_without_rendering()
     return figure

@@ -177,7 +177,9 @@ def sample(trained: "Trained", number: int, seed: int, out: Path) -> None:
 
 @click.command()
 @IMAGES
-@click.option("-n", "--number", default=32, show_default=True, type=click.IntRange(1), help="How many of the images, at most.")
+@click.option(
+    "-n", "--number", default=32, show_default=True, type=click.IntRange(1), help="How many of the images, evenly spread."
+)
 @PICTURE
 @with_model
 @FIT
@@ -194,7 +196,9 @@ def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: 
     """
     from pipeline.inference import given, pictures, verbs
 
-    found = given.read_images(images, trained.config.image_shape, part, **fit).take(slice(number))
+    found = given.read_images(images, trained.config.image_shape, part, **fit)
+    step = max(1, len(found) // number)  # evenly spread, as files and classes often follow each other
+    found = found.take(slice(0, number * step, step))
     originals, decoded = found.intensities, verbs.decode(trained, verbs.encode(trained, found).mean)
     columns = min(len(found), ROW)
     shown = originals if out.suffix == ".npz" else pictures.in_pairs(originals, decoded, columns)

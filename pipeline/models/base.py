@@ -75,7 +75,7 @@ class LatentModel(nn.Module, ABC):
 
     @torch.no_grad()
     def start_at_mean(self, mean_image: Tensor, num_images: int) -> None:
-        r"""Set the decoder's output bias to :math:`\mathrm{logit}(\bar x)`, so that sigmoid of its output begins as the mean image.
+        r"""Set the decoder's output bias to :math:`\mathrm{logit}(\bar x)`, so that its sigmoid is the mean image at first.
 
         ``mean_image`` holds mean intensities ``[C, H, W]`` of ``num_images`` images; half a black and half a white image are
         added, so that constant pixels have finite logits. A bias per channel gets the channel's mean. A net without an output

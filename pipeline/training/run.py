@@ -31,6 +31,7 @@ from pipeline.training.replay import Replay
 from pipeline.training.trainer import Epoch, State, fit, state_shapes
 
 GRID = 64
+FEW_STEPS = 10
 CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
 HISTORY_SECONDS = 1.0  # between two versions of the history, which can be watched while it grows
 
@@ -194,6 +195,8 @@ def train(
             if done:
                 click.echo(f"{stem}: continuing after epoch {done}")
             epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume, ranks=ranks))
+            if len(training) // config.batch_size < FEW_STEPS:
+                click.echo(f"note: few steps an epoch, of {config.batch_size} images each; a smaller train.batch_size makes more")
             log_grids = _grid_logger(run, trained, validation, params, rt.device)
             history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
             rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, history, run, log_grids)
