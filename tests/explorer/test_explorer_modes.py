@@ -391,8 +391,8 @@ def test_what_is_shown_is_said_in_words(opened):
     page = opened(2)
     page.hover(1, 30, 60)
     near = LABELS[page("cards[1].near")]
-    page.wait(f"document.querySelector('#status').textContent.includes('nearest test image: digit\\u00a0{near}')")
-    assert page("document.querySelector('#status').textContent").startswith("VAE, β = 1: point ")
+    said = "document.querySelector('#status').textContent"  # of the AE first, as the page begins with it
+    page.wait(f"{said}.startsWith('VAE, β = 1: point ') && {said}.includes('nearest test image: digit\\u00a0{near}')")
     named = "one.ariaLabel || one.textContent || one.labels?.length"
     unnamed = "[...document.querySelectorAll('main canvas, button:not([hidden]), input, select')]"
     unnamed += f".filter((one) => !({named})).map((one) => one.outerHTML)"
