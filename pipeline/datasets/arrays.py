@@ -13,7 +13,11 @@ from pipeline.errors import IntegrityError
 NAMES = ("images", "labels", "factors", "test")
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz or .safetensors file by name, that of an .npy file as ``images``; nothing is unpickled.
+
+    Raises ValueError for a member that is no array; zipfile, zlib, numpy and safetensors raise a dozen kinds for damaged files.
+    """
     if path.suffix == ".safetensors":
         return load_file(path)
     with open(path, "rb") as file:
@@ -85,8 +89,8 @@ def arrays(path: str | Path, *, test_size: float = 0.2) -> Dataset:
     """
     found = find("arrays", path)
     try:
-        return _dataset(name_of(found), _load(found), test_size)
+        return _dataset(name_of(found), read_arrays(found), test_size)
     except MemoryError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and safetensors raise a dozen kinds for damaged files
+    except Exception as error:  # any kind, see read_arrays
         raise IntegrityError(f"{found}: {error!s:.300}") from None

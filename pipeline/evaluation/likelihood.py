@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data import Images
 from pipeline.evaluation.context import BATCH, EvalContext, MetricResult
-from pipeline.models.likelihoods import Bernoulli
+from pipeline.models.likelihoods import Bernoulli, LinearLikelihood
 from pipeline.runtime import generator
 from pipeline.stats import standard_error
 
@@ -107,7 +107,8 @@ def no_exact(context: EvalContext) -> str:
     """Return why log p(x) is not integrated exactly for this model, or nothing."""
     if context.model.latent_dim != 2:
         return f"exact integration needs 2 latent dimensions, not {context.model.latent_dim}"
-    return "" if context.model.likelihood.is_linear else "exact integration needs a log likelihood that is linear in the pixels"
+    is_linear = isinstance(context.model.likelihood, LinearLikelihood)
+    return "" if is_linear else "exact integration needs a log likelihood that is linear in the pixels"
 
 
 @torch.no_grad()
@@ -122,7 +123,8 @@ def exact(context: EvalContext, x: Tensor, grid: int) -> tuple[np.ndarray, np.nd
 
     Raises ValueError unless the latent space is a plane and the log likelihood is linear in the pixels.
     """
-    if why := no_exact(context):
+    likelihood = context.model.likelihood
+    if (why := no_exact(context)) or not isinstance(likelihood, LinearLikelihood):
         raise ValueError(why)
     extent = max(EXTENT, 1.1 * float(np.abs(context.codes).max()))
     axis = torch.linspace(-extent, extent, grid, dtype=torch.float64)
@@ -141,7 +143,7 @@ def exact(context: EvalContext, x: Tensor, grid: int) -> tuple[np.ndarray, np.nd
         for chunk in torch.split(chosen.flatten().nonzero().squeeze(1), CHUNK):
             logits = context.model.decode(points[chunk].float().to(context.device))
             # float32 errs by 1e-5 nats here; the sum over the chunks is in float64
-            log_p_black = context.model.likelihood.log_normalizer(logits).flatten(1).double().sum(-1)
+            log_p_black = likelihood.log_normalizer(logits).flatten(1).double().sum(-1)
             fixed = (log_mass[chunk].to(context.device) + log_p_black).float()
             rows, blocks = logits.flatten(1)[:, used].T, torch.split(images, BATCH)
             parts.append(torch.cat([torch.addmm(fixed, block, rows).logsumexp(1) for block in blocks]))

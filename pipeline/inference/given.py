@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load
 from tqdm import tqdm
 
 from pipeline.data import Images, Shape, intensities, load_dataset
+from pipeline.datasets.arrays import read_arrays
 from pipeline.datasets.image_files import SUFFIXES, read_image
+from pipeline.datasets.own import ARRAYS as SUFFIXES_OF_ARRAYS
 from pipeline.errors import ParamsError, PipelineError
 
 ARRAYS = "an array file (.npy, .npz, .safetensors), an IDX file or the prepared data set"
@@ -84,23 +85,18 @@ def _below(folder: Path) -> list[Path]:
 def _read_arrays(path: Path, part: str) -> tuple[np.ndarray, Sequence[Any] | None]:
     """Return the array of images in a file, and their labels where it has any."""
     try:
-        match path.suffix:
-            case ".npy" | ".npz":
-                with open(path, "rb") as file:  # which numpy leaves open where the file is damaged
-                    loaded = np.load(file, allow_pickle=False)
-                    return (loaded, None) if isinstance(loaded, np.ndarray) else _named(dict(loaded))
-            case ".safetensors":
-                arrays = load(path.read_bytes())
-                return _prepared(path, part) if f"{part}_pixels" in arrays else _named(arrays)
-        return _read_idx(path), None
+        if path.suffix not in SUFFIXES_OF_ARRAYS:
+            return _read_idx(path), None
+        arrays = read_arrays(path)
+        return _prepared(path, part) if f"{part}_pixels" in arrays else _named(arrays)
     except (MemoryError, PipelineError):
         raise
-    except Exception as error:  # zipfile, zlib, numpy and safetensors raise a dozen kinds for damaged files
+    except Exception as error:  # any kind, see read_arrays
         raise ParamsError(f"{path}: not {ARRAYS} ({' '.join(str(error).split()):.200})") from None
 
 
 def _named(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Sequence[Any] | None]:
-    if not isinstance(arrays.get("images"), np.ndarray):  # a member of a .npz file that is no array is given as bytes
+    if "images" not in arrays:
         raise ValueError(f"it has no array images, but {', '.join(arrays) or 'nothing'}")
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (number := arrays["images"].shape[:1]):

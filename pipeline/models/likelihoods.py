@@ -97,8 +97,6 @@ class Likelihood(nn.Module, ABC):
 
     is_density: ClassVar[bool] = False
     """Whether pixels are real numbers; their nats then compare with those of densities alone."""
-    is_linear: ClassVar[bool] = False
-    """Whether the log likelihood is linear in ``x``; :meth:`log_normalizer` is then defined."""
 
     @abstractmethod
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
@@ -107,10 +105,6 @@ class Likelihood(nn.Module, ABC):
     def mean(self, logits: Tensor) -> Tensor:
         """Return the intensities in [0, 1] that are shown, ``[..., C, H, W]``: the mean, or where the distribution lies."""
         return torch.sigmoid(logits)
-
-    def log_normalizer(self, logits: Tensor) -> Tensor:
-        """Return log p(x | z) of each pixel, ``[..., C, H, W]``, for x = 0; ``x * logits`` is added for other intensities."""
-        raise NotImplementedError
 
     def bits_per_dim(self, nats: float, dimensions: int) -> float:
         """Return the bits for each pixel and channel of a negative log likelihood, for densities of 256 levels.
@@ -121,10 +115,19 @@ class Likelihood(nn.Module, ABC):
         return nats / (dimensions * math.log(2)) + (math.log2(LEVELS) if self.is_density else 0.0)
 
 
-class Bernoulli(Likelihood):
-    """Black and white pixels: :func:`bernoulli_nll`."""
+class LinearLikelihood(Likelihood):
+    r"""A likelihood whose logarithm is linear in the pixels, :math:`\log p(x \mid z) = \sum_i x_i l_i + \log p(0 \mid z)`.
 
-    is_linear = True
+    So those of many images at many codes are one matmul.
+    """
+
+    @abstractmethod
+    def log_normalizer(self, logits: Tensor) -> Tensor:
+        """Return the logarithm ``[..., C, H, W]`` of the likelihood that each pixel is 0, in nats."""
+
+
+class Bernoulli(LinearLikelihood):
+    """Black and white pixels: :func:`bernoulli_nll`."""
 
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
         return bernoulli_nll(logits, x)
@@ -133,10 +136,10 @@ class Bernoulli(Likelihood):
         return -functional.softplus(logits)
 
 
-class ContinuousBernoulli(Likelihood):
+class ContinuousBernoulli(LinearLikelihood):
     """Gray pixels as a density over [0, 1]: :func:`continuous_bernoulli_nll`."""
 
-    is_density = is_linear = True
+    is_density = True
 
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
         return continuous_bernoulli_nll(logits, x)

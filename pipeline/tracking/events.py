@@ -93,19 +93,26 @@ def promote_champion(run: Run, dataset: str) -> None:
     also when its run was deleted. One of an older version of the data gives way, one of another likelihood stays.
     """
 
-    def same(entity: Any) -> tuple[Any, Any]:
-        return entity.data.tags.get("data.md5"), entity.data.params.get("likelihood")
-
     def rank(record: Record) -> tuple[str, float]:
         elbo = record.number("test/elbo")
         return record.tags.get("evaluate.profile", ""), -math.inf if elbo is None else elbo  # "full" after "fast"
 
+    def kind(entity: Any) -> tuple[Any, Any]:
+        return entity.data.tags.get("data.md5"), entity.data.params.get("likelihood")
+
+    def stays(champion: Any, winner: Any) -> bool:
+        # A run of an earlier version may lack its likelihood, one of another program both; they compare with all.
+        differs = [None not in pair and pair[0] != pair[1] for pair in zip(kind(champion), kind(winner), strict=True)]
+        if differs[0]:
+            return bool(champion.info.start_time > winner.info.start_time)
+        return differs[1] or rank(Record.of(champion)) >= rank(Record.of(winner))
+
     def promote(client: Client, run_id: str) -> None:
         name, own = f"{EXPERIMENT}-{dataset}", client.get_run(run_id)
-        (version_of_data, likelihood), experiment = same(own), own.info.experiment_id
+        (data_md5, likelihood), experiment = kind(own), own.info.experiment_id
         elbo = HEADLINE["test/elbo"]
         scored = f"tags.dataset = '{dataset}' and metrics.{elbo} <= 1e308"  # of runs that have it
-        scored += f" and tags.`data.md5` = '{version_of_data}'" if version_of_data else ""
+        scored += f" and tags.`data.md5` = '{data_md5}'" if data_md5 else ""
         scored += f" and params.likelihood = '{likelihood}'" if likelihood else ""
         order = ["tags.`evaluate.profile` DESC", f"metrics.{elbo} DESC"]  # "full" before "fast"
         best = client.search_runs([experiment], scored, order_by=order, max_results=1)
@@ -118,14 +125,9 @@ def promote_champion(run: Run, dataset: str) -> None:
         if alias := client.get_registered_model(name).aliases.get(CHAMPION):
             held = f"attributes.run_id = '{client.get_model_version(name, alias).run_id}'"
             every = load_mlflow().entities.ViewType.ALL
-            for champion in client.search_runs([experiment], held, run_view_type=every):
-                data, kind = (
-                    bool(there and here and there != here) for there, here in zip(same(champion), same(own), strict=True)
-                )
-                is_newer = champion.info.start_time > best[0].info.start_time
-                stays = is_newer if data else kind or rank(Record.of(champion)) >= rank(winner)
-                if stays and champion.info.run_id != winner.id:
-                    return
+            champions = client.search_runs([experiment], held, run_view_type=every)
+            if any(champion.info.run_id != winner.id and stays(champion, best[0]) for champion in champions):
+                return
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
         source = f"models:/{winner.model_id}"
         version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]

@@ -210,13 +210,14 @@ def train(
 
 
 def assist(name: str, params: Params, data: Path) -> None:
-    """Compute the shards of another rank than 0 in a training that torchrun has started; :func:`train` writes its outputs."""
+    """Compute the shards of another rank than 0 in a training that torchrun has started; :func:`train` writes its outputs.
+
+    Takes the arguments of :func:`train`, and raises PipelineError where rank 0 has ended.
+    """
     dataset, options = load_dataset(data), params.train
     training, validation = holdout(dataset.train, params.data.val_size, params.seed)
     with runtime.use(options.device, options.threads, options.precision) as rt, runtime.ranks(rt.device, options.shards) as ranks:
-        model, config = (
-            new_model(name, params, dataset.name, training).model,
-            TrainConfig.from_params(params, getattr(params, name)),
-        )
+        model = new_model(name, params, dataset.name, training).model
+        config = TrainConfig.from_params(params, getattr(params, name))
         for _ in fit(model, training, validation, config, runtime=rt, resume=ranks.broadcast(), ranks=ranks):
             stop_if_asked()
