@@ -72,7 +72,7 @@ def _dead(label: str, exitcode: int | None) -> PipelineError:
 
 
 def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> dict[str, Any]:
-    """Run tasks by label, each in a process and ``at_once`` at a time, and return the result of each by label.
+    """Run tasks by label, each in a process and ``at_once`` at a time, and return the results in the same order.
 
     The progress bar ``name`` counts ``units`` reports. When a task fails, or this process is stopped, the others get SIGTERM,
     upon which a training saves its last epoch. Raises the PipelineError of a task, or one when a process died.
@@ -113,7 +113,7 @@ def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> d
                 bar.set_postfix_str(f"{label}: {value}")
                 if bar.disable:
                     click.echo(f"{label}: {value}")
-        return results
+        return {label: results[label] for label in tasks}  # whichever ended first: files are written in this order
     finally:
         for child, _ in running.values():
             child.terminate()

@@ -17,13 +17,20 @@ from pipeline.sweeps.pool import run_all, workers
 from pipeline.sweeps.trainings import Training, run_trainings
 from pipeline.training.run import train
 from tests.conftest import ROOT
-from tests.sweeps.pool_tasks import die, fail, square, wait
+from tests.sweeps.pool_tasks import die, fail, read, square, wait, write
 
 
 def test_results_come_back_by_label_and_progress_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = {f"task {number}": partial(square, number) for number in range(3)}
     assert run_all(tasks, "squares", at_once=2, units=3) == {"task 0": 0, "task 1": 1, "task 2": 4}
     assert sorted(capsys.readouterr().out.splitlines()) == [f"task {number}: squaring {number}" for number in range(3)]
+
+
+def test_results_are_in_the_order_of_the_tasks_whichever_ends_first(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    # The first task waits for the third, which begins once the second has ended.
+    tasks = {"first": partial(read, pipe), "second": partial(square, 2), "third": partial(write, pipe)}
+    assert list(run_all(tasks, "work", at_once=2, units=1).items()) == [("first", "at last"), ("second", 4), ("third", 7)]
 
 
 def test_a_failing_task_raises_its_error_and_stops_the_others(tmp_path: Path) -> None:
