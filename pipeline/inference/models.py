@@ -20,13 +20,13 @@ def find_model(model: str, rev: str | None = None) -> Trained:
     Raises ParamsError when there is none, and IntegrityError when it is damaged or of another version.
     """
     if model.startswith(STORED):
-        if rev:
+        if rev is not None:
             raise ParamsError(f"--rev is for files; {model} names its version itself: {STORED}NAME/VERSION")
         from pipeline.tracking.registry import fetch_weights  # takes seconds to import, as what follows
 
         with tempfile.TemporaryDirectory() as scratch:
             return _load(fetch_weights(model, Path(scratch)), model)
-    if rev:
+    if rev is not None:  # an empty one is a mistake, too, of a script perhaps
         from pipeline.tracking.dvc_repo import output_at
 
         path = os.path.relpath(model, repository_root())

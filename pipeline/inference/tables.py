@@ -1,5 +1,6 @@
 """Files of codes: a table with the columns z1, z2, ..., or an array z."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -60,9 +61,14 @@ def load_codes(path: Path) -> np.ndarray:
             case ".safetensors":
                 codes = load(path.read_bytes())["z"]
             case _:
-                table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-                names = [f"z{i + 1}" for i in range(table.shape[1])]
-                codes = table[[name for name in names if name in table]].to_numpy()
+                is_csv = path.suffix == ".csv"
+                table = pd.read_csv(path) if is_csv else pd.read_parquet(path)
+                if is_csv and not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values for names of the rows
+                    raise ValueError("rows with more values than the first line has names")
+                number = sum(bool(re.fullmatch(r"z\d+", str(name))) for name in table)
+                codes = table[[f"z{i + 1}" for i in range(number)]].to_numpy()
+        if codes.dtype.kind in "cmM":
+            raise ValueError(f"codes of {codes.dtype}")
         with np.errstate(over="ignore"):
             codes = np.asarray(codes, np.float32)
         if codes.ndim != 2 or not codes.size or not np.isfinite(codes).all():

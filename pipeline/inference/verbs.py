@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.errors import ParamsError
+from pipeline.errors import DivergedError, ParamsError
 from pipeline.inference.given import GivenImages
 from pipeline.models.weights import Trained
 from pipeline.runtime import generator
@@ -30,28 +30,38 @@ def _parts(total: int, verb: str) -> Iterator[slice]:
             bar.update(min(BATCH, total - start))
 
 
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise DivergedError(f"the model gives {name} that are not finite; its weights or what it was given are too large")
+    return values
+
+
 def _device(trained: Trained) -> torch.device:
     return next(trained.model.parameters()).device
 
 
 @torch.no_grad()
 def encode(trained: Trained, images: GivenImages) -> Codes:
-    """Return the codes of images of the model's shape."""
+    """Return the codes of images of the model's shape. Raises DivergedError for codes that are not finite."""
     found = [
         trained.model.encode(torch.tensor(images.take(part).intensities, device=_device(trained)))
         for part in _parts(len(images), "encode")
     ]
-    mean, std = (torch.cat([getattr(one, name) for one in found]).numpy(force=True) for name in ("mean", "std"))
+    mean, std = (_finite("codes", torch.cat([getattr(one, name) for one in found]).numpy(force=True)) for name in ("mean", "std"))
     return Codes(mean, std if trained.model.is_probabilistic else None)
 
 
 @torch.no_grad()
 def decode(trained: Trained, codes: np.ndarray) -> np.ndarray:
-    """Return the images ``[N, C, H, W]``, float32 in [0, 1], at codes ``[N, d]``. Raises ParamsError for codes of another d."""
+    """Return the images ``[N, C, H, W]``, float32 in [0, 1], at codes ``[N, d]``.
+
+    Raises ParamsError for codes of another d, DivergedError for images that are not finite.
+    """
     if codes.shape[1:] != (trained.config.latent_dim,):
         raise ParamsError(f"codes of {codes.shape[1]} numbers; this model's codes have {trained.config.latent_dim}")
     points = torch.tensor(codes, device=_device(trained))
-    return torch.cat([trained.model.decode_images(points[part]) for part in _parts(len(codes), "decode")]).numpy(force=True)
+    images = torch.cat([trained.model.decode_images(points[part]) for part in _parts(len(codes), "decode")])
+    return _finite("images", images.numpy(force=True))
 
 
 def sample(trained: Trained, number: int, seed: int) -> np.ndarray:

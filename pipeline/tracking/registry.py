@@ -15,7 +15,7 @@ def fetch_weights(address: str, folder: Path) -> Path:
 
     Raises ParamsError when there is no such model, IntegrityError when it is not one of this project.
     """
-    if not re.fullmatch(r"models:/(m-\w+|[^/@]+[/@][^/@]+)", address):
+    if not address.isprintable() or not re.fullmatch(r"models:/(m-\w+|[^/@\s][^/@]*[/@][^/@\s]+)", address):
         raise ParamsError(f"{address}: allowed are models:/NAME@ALIAS, models:/NAME/VERSION and models:/ID")
     with connected() as (client, _):
         mlflow = load_mlflow()

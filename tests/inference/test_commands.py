@@ -23,6 +23,7 @@ from pipeline.datasets.image_files import read_image
 from pipeline.inference import pictures, tables
 from pipeline.inference.commands import COMMANDS
 from pipeline.models.weights import Trained
+from pipeline.storage import load_arrays, save_arrays
 from tests.inference.conftest import done, latent
 
 DATA = "data/dataset.safetensors"
@@ -295,6 +296,25 @@ MISTAKES = {
         2,
         "text.csv: not a file of `latent encode`, or a table with the columns",
     ),
+    "other columns": (["decode", "gap.csv", "--out", "x.png"], 2, "gap.csv: not a file of `latent encode`, or a table with the"),
+    "more values": (
+        ["decode", "comma.csv", "--out", "x.png"],
+        2,
+        "comma.csv: not a file of `latent encode`, or a table with the",
+    ),
+    "times": (["decode", "times.npz", "--out", "x.png"], 2, "times.npz: not a file of `latent encode`, or a table with the"),
+    "complex": (["decode", "complex.npz", "--out", "x.png"], 2, "complex.npz: not a file of `latent encode`, or a table with"),
+    "diverged": (
+        ["sample", "--model", "./large.safetensors", "--out", "x.png"],
+        4,
+        "the model gives images that are not finite; its weights",
+    ),
+    "no revision": (
+        ["sample", "--rev", "", "--out", "x.png"],
+        2,
+        "'' is neither a revision of this repository nor an experiment",
+    ),
+    "no name": (["sample", "--model", "models:/ @ ", "--out", "x.png"], 2, "models:/ @ : allowed are models:/NAME@ALIAS"),
     "words": (["decode", "--ouf", "x.png", "--out", "x.png"], 2, "--ouf x.png: neither a file of codes"),
     "dimensions": (["decode", "1,2,3", "--out", "x.png"], 2, "codes of 3 numbers; this model's codes have 2"),
     "ragged": (["decode", "1,2", "1", "--out", "x.png"], 2, "1,2 1: neither a file of codes"),
@@ -322,6 +342,12 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake: str) -> None:
     np.save("large.npy", np.zeros((2, 1, 9, 9)))
     np.save("bright.npy", np.linspace(0, 2, 64).reshape(1, 8, 8))
     np.save("nan.npy", np.full((1, 8, 8), np.nan))
+    np.savez("times.npz", z=np.zeros((1, 2), "M8[s]"))
+    np.savez("complex.npz", z=np.ones((1, 2), complex))
+    Path("gap.csv").write_text("z1,z3,label\n0,0,0\n")
+    Path("comma.csv").write_text("z1,z2\n0,5,0,1\n")  # a comma for the point
+    weights, header = load_arrays("models/vae.safetensors")
+    save_arrays("large.safetensors", {name: np.full_like(array, 3e38) for name, array in weights.items()}, header)
     before = sorted(Path().rglob("*"))
     arguments, code, message = MISTAKES[mistake]
     result = latent(*arguments)
