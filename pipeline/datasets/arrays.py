@@ -21,8 +21,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return load_file(path)
     with open(path, "rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        held = {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        try:
+            loaded = np.load(file, allow_pickle=False)
+            held = {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        except MemoryError as error:  # numpy makes room for the shape that a file names before it looks for its numbers
+            raise ValueError(f"it does not fit into memory, or is damaged ({error})") from None
     if others := [name for name, array in held.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{', '.join(others)}: no array")
     return held
@@ -57,6 +60,8 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 def _integers(name: str, values: np.ndarray | None) -> np.ndarray | None:
     if values is not None and values.dtype.kind not in "iu":
         raise ValueError(f"{name}: {values.dtype} {list(values.shape)}; allowed are integers" + " or names" * (name == "labels"))
+    if values is not None and values.size and values.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {values.max()}; allowed are integers of 64 bits with a sign")
     return None if values is None else values.astype(np.int64)
 
 

@@ -98,6 +98,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "test of another type": ({"images": BYTES, "test": np.arange(12)}, "allowed is bool"),
     "all for testing": ({"images": BYTES, "test": np.ones(12, bool)}, "0 training and 12 test images"),
     "objects": ({"images": np.array([{}, {}, {}])}, "[Oo]bject arrays"),
+    "factors above 64 bits with a sign": (
+        {"images": BYTES, "factors": np.full((12, 2), 2**64 - 1, np.uint64)},
+        "factors: 18446744073709551615; allowed are integers of 64 bits",
+    ),
+    "labels above 64 bits with a sign": (
+        {"images": BYTES, "labels": np.full(12, 2**63, np.uint64)},
+        "labels: 9223372036854775808",
+    ),
+    "labels of two axes": ({"images": BYTES, "labels": np.zeros((12, 1), int)}, r"labels must be int64 \[12\], not"),
+    "one factor": ({"images": BYTES, "factors": np.arange(12)}, r"factors must be int64 \[12, K\], not int64 \[12\]"),
+    "test of two axes": ({"images": BYTES, "test": np.zeros((12, 1), bool)}, r"allowed is bool \[12\]"),
+    "fields": ({"images": np.zeros((12, 4, 5), [("a", "u1")])}, "allowed are uint8, bool"),
+    "times": ({"images": BYTES.astype("M8[s]")}, "allowed are uint8, bool"),
+    "complex": ({"images": BYTES.astype(complex)}, "complex128 .* allowed are uint8, bool"),
+    "a name of a class with NUL": ({"images": BYTES, "labels": np.array(["a\0b", "a"] * 6)}, "no name of a class"),
     "a nameless class": ({"images": BYTES, "labels": np.array(["", "a"] * 6)}, "no name of a class"),
 }
 
@@ -129,6 +144,26 @@ def test_a_file_with_what_is_no_array_of_numpy_is_refused(tmp_path: Path) -> Non
     for name, message in (("text.npz", "images: no array"), ("quarter.safetensors", "float8")):
         with pytest.raises(IntegrityError, match=f"^{tmp_path}/{name}: .*{message}"):
             arrays(tmp_path / name)
+
+
+def test_a_file_that_names_a_shape_beyond_all_memory_is_refused_as_damaged(tmp_path: Path) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**15}, 28, 28), }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(100)
+    (tmp_path / "x.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", content)
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(IntegrityError, match=f"^{tmp_path}/{name}: it does not fit into memory, or is damaged"):
+            arrays(tmp_path / name)
+
+
+def test_the_order_of_bytes_and_of_axes_in_a_file_changes_nothing(tmp_path: Path) -> None:
+    expected = arrays(saved(tmp_path, images=BYTES / 255, labels=np.arange(12) % 5))
+    other = {"images": np.asfortranarray((BYTES / 255).astype(">f8")), "labels": (np.arange(12) % 5).astype(">i4")}
+    found = arrays(saved(tmp_path, **other))
+    for part in ("train", "test"):
+        assert np.array_equal(getattr(found, part).pixels, getattr(expected, part).pixels)
+        assert np.array_equal(getattr(found, part).labels, getattr(expected, part).labels)
 
 
 def test_a_path_that_is_no_file_of_arrays_is_refused(tmp_path: Path) -> None:
