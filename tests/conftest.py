@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+import sqlalchemy
+from diskcache.core import DEFAULT_SETTINGS
 from mlflow import MlflowClient
 
 from pipeline import runtime
@@ -26,6 +29,15 @@ MNIST = ROOT.parent / "shared" / "mnist"
 # Property tests try the same examples each time, however long a busy machine takes.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
+
+# MLflow's and DVC's databases need not outlive a loss of power here, and a wait for the disk takes longer than a write.
+DEFAULT_SETTINGS["sqlite_synchronous"] = 0
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _do_not_wait_for_the_disk(connection: object, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(scope="session", autouse=True)
