@@ -32,7 +32,7 @@ def commit_of(revision: str) -> str:
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
     except ParamsError:
-        if not set(revision) & set("*?[\\"):  # which git would take as a pattern
+        if revision and not set(revision) & set("*?[\\"):  # which git would take as a pattern
             with suppress(ParamsError):
                 found = set(git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}").decode().split())
                 if len(found) == 1:

@@ -55,6 +55,7 @@ def test_a_file_of_another_revision_or_experiment_comes_from_the_cache(repositor
     assert not Path(VAE).exists()
     message = refused(ParamsError, lambda: find_model(VAE, "five"))
     assert message.startswith("'five' is neither a revision of this repository nor an experiment; `git branch --all`")
+    assert refused(ParamsError, lambda: find_model(VAE, "")).startswith("'' is neither a revision")
     message = refused(IntegrityError, lambda: find_model("models/other.safetensors", "HEAD"))
     assert message.startswith("DVC has no models/other.safetensors of HEAD here; `dvc fetch -A`")
 
