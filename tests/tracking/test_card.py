@@ -91,7 +91,9 @@ def test_a_card_names_what_is_missing(params: Params) -> None:
     assert "It has no prior" in own
     assert "data.name" not in own, "the name of the folder is no value of it"
     bare = Record("1", "run", "FINISHED", {}, {}, {}, False, "m-1", False)
-    assert model_card(bare, "models:/m-1").startswith("# ? of ?\n")
+    card = model_card(bare, "models:/m-1")
+    assert card.startswith("# ? of ?\n")
+    assert "None" not in card
 
 
 @pytest.mark.usefixtures("store")

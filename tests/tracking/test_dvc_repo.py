@@ -12,7 +12,8 @@ from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.storage import md5
 from pipeline.tracking.dvc_lock import Stage, folder_md5
-from pipeline.tracking.dvc_repo import Source, sources
+from pipeline.tracking.dvc_repo import Config, Source, config, output_at, sources
+from pipeline.tracking.origin import commit_of
 from tests.conftest import ROOT
 from tests.tracking.repository import Repository, git, write
 
@@ -209,6 +210,31 @@ def test_damaged_object_of_the_cache_is_not_fetched(tmp_path: Path) -> None:
     stored.chmod(0o600)
     stored.write_text("damaged")
     assert source.fetch(stage, "results/file") is None
+
+
+@pytest.mark.usefixtures("repository")
+def test_an_output_of_a_revision_is_its_bytes_or_an_error_that_names_what_is_wrong(tmp_path: Path) -> None:
+    _, stage = workspace_source(tmp_path / "scratch")
+    write("results/file", "changed")
+    assert output_at("HEAD", "results/file") == b"results/file"
+    with pytest.raises(IntegrityError, match=r"^DVC has no results/none of HEAD here; `dvc fetch -A` brings"):
+        output_at("HEAD", "results/none")
+    stored = Path(".dvc/cache/files/md5", stage.outs["results/file"][:2], stage.outs["results/file"][2:]).absolute()
+    stored.chmod(0o600)
+    stored.write_text("damaged")
+    message = f"^{stored}: damaged, not the results/file of {commit_of('HEAD')}; delete it, then `dvc fetch -A` brings"
+    with pytest.raises(IntegrityError, match=message):
+        output_at("HEAD", "results/file")
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_configuration_says_where_the_cache_the_databases_and_the_remotes_are(tmp_path: Path) -> None:
+    assert config() == Config(tmp_path / ".dvc/cache/files/md5", None, {})
+    remote = "['remote \"storage\"']\n    url = s3://bucket\n['remote \"auto-generated-upstream\"']\n    url = /srv/clone\n"
+    write(".dvc/config", f"[core]\n    site_cache_dir = {tmp_path}/site\n[cache]\n    dir = {tmp_path}/other\n{remote}")
+    found = config()
+    assert (found.objects, found.site_cache) == (tmp_path / "other/files/md5", f"{tmp_path}/site")
+    assert {name: remote["url"] for name, remote in found.remotes.items()} == {"storage": "s3://bucket"}
 
 
 @pytest.mark.usefixtures("repository")

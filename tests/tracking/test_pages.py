@@ -106,7 +106,9 @@ def test_a_new_experiment_has_a_description_and_views_of_what_runs_have() -> Non
         sections = {section["uuid"] for section in state.get("compareRunSections", [])}
         for chart in state.get("compareRunCharts", []):
             assert chart["metricSectionId"] in sections
-            assert set(chart.get("selectedMetricKeys", [])) <= shown.keys()
+            if chart["type"] == "LINE":
+                assert chart["metricKey"] in chart["selectedMetricKeys"]
+                assert set(chart["selectedMetricKeys"]) <= shown.keys()
 
 
 @pytest.mark.usefixtures("store")

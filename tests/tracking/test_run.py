@@ -59,7 +59,9 @@ def test_training_is_one_run_with_params_metrics_data_and_model(
     assert run.files().keys() == {"vae.safetensors", "vae_history.csv"}
     assert record.has_data
     note = record.tags["mlflow.note.content"]
-    first, model, *_ = note.split("\n\n")
+    first, model, again, command = note.split("\n\n")
+    assert again == "Train it again:"
+    assert command.startswith("    dvc exp run \\\n      -S beta=4 ")
     assert first == "Validation, epoch 4 of 4: **ELBO -33.90** nats per image: reconstruction 33.50, KL 0.40"
     assert model == "VAE of blobs: 2 latent dimensions, hidden layers [16, 8], β = 4, seed 1"
 

@@ -500,6 +500,35 @@ def test_deleted_run_stays_deleted_unless_asked_and_remains_champion(repository:
     assert contents() == before
 
 
+@pytest.mark.parametrize("deleted", ["ae", "vae"])
+def test_a_deleted_run_does_not_keep_others_from_being_completed(
+    repository: Repository, deleted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)
+    repository.train("ae", 1.0)
+    repository.train("vae", 1.0)
+    client = MlflowClient(tracking.store_uri())
+    for record, _ in tracking.records():
+        if record.params["model.name"] == deleted:
+            client.delete_run(record.id)
+        else:
+            client.delete_tag(record.id, "data.md5")
+    assert "1 of them new or incomplete" in synced()
+    ((other, _),) = tracking.records()
+    assert "data.md5" in other.tags
+
+
+def test_images_of_an_earlier_version_have_one_channel(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)
+    repository.train("vae", 1.0)
+    write(ABOUT, '{"name": "blobs", "height": 8, "width": 8, "train/images": 120}')
+    repository.relock("download")
+    delete_store()
+    assert "rebuilt with" in synced()
+    ((record, _),) = tracking.records()
+    assert record.data_shape == (120, 1, 8, 8)
+
+
 def test_run_of_a_renamed_stage_is_kept(repository: Repository) -> None:
     repository.train("vae", 4.0)
     stages = repository.pipelines["dvc.yaml"]
