@@ -80,7 +80,7 @@ def check_kinds(header: Mapping[str, Any], weights: Path) -> None:
     """Raise NotExplorable unless the decoder that the header of a file of weights lists has layers that the page can run."""
     listed = header.get("decoder")
     kinds = list(map(str, listed)) if isinstance(listed, list) else []
-    run = [kind for kind in kinds if kind != "Unflatten"]
+    run = [kind for kind in kinds if kind not in ("Unflatten", "ChannelsLast")]
     if len(run) % 2 == 0 or not (set(run[1::2]) <= {"ReLU"} and set(run[::2]) <= {"Linear", "ConvTranspose2d"}):
         found = ", ".join(kinds) or "unknown; train the model again"
         raise NotExplorable(f"{weights}: the explorer runs {KINDS}; the decoder's layers are {found}")

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pipeline.data import Shape
 
@@ -27,6 +28,16 @@ def check_size(image_shape: Shape, num_blocks: int) -> None:
         raise ValueError(f"images of {sides[0]} x {sides[1]}; {need}")
 
 
+class ChannelsLast(nn.Module):
+    """Returns images ``[B, C, H, W]`` in the memory layout in which a CPU convolves them faster; no value changes.
+
+    A copy, since :meth:`torch.Tensor.contiguous` leaves images of one channel as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone(memory_format=torch.channels_last)
+
+
 def conv(image_shape: Shape, outputs: int, latent_dim: int, hidden_dims: Sequence[int]) -> tuple[nn.Module, nn.Module]:
     """Return convolutions that each halve the image, then a hidden linear layer, and the decoder that mirrors them.
 
@@ -36,7 +47,7 @@ def conv(image_shape: Shape, outputs: int, latent_dim: int, hidden_dims: Sequenc
 
     >>> encoder, decoder = conv((3, 32, 32), outputs=20, latent_dim=10, hidden_dims=(32, 64))
     >>> [type(layer).__name__ for layer in decoder]
-    ['Linear', 'ReLU', 'Linear', 'ReLU', 'Unflatten', 'ConvTranspose2d', 'ReLU', 'ConvTranspose2d']
+    ['Linear', 'ReLU', 'Linear', 'ReLU', 'Unflatten', 'ChannelsLast', 'ConvTranspose2d', 'ReLU', 'ConvTranspose2d']
     """
     check_size(image_shape, len(hidden_dims))
     channels, height, width = image_shape
@@ -46,6 +57,6 @@ def conv(image_shape: Shape, outputs: int, latent_dim: int, hidden_dims: Sequenc
     sizes = [channels, *hidden_dims]
     down = [layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())]
     up = [layer for b, a in pairwise(sizes[::-1]) for layer in (nn.ReLU(), nn.ConvTranspose2d(b, a, 4, stride=2, padding=1))]
-    encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+    encoder = nn.Sequential(ChannelsLast(), *down, nn.Flatten(), nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
     hidden = nn.Linear(latent_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size)
-    return encoder, nn.Sequential(*hidden, up[0], nn.Unflatten(1, inner), *up[1:])
+    return encoder, nn.Sequential(*hidden, up[0], nn.Unflatten(1, inner), ChannelsLast(), *up[1:])

@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from pipeline.data import Shape
 from pipeline.errors import ParamsError
 from pipeline.models import MODELS, NETS, VAE, LatentModel, ModelConfig
+from pipeline.models.conv import conv
 from pipeline.models.likelihoods import bernoulli_nll
 from pipeline.models.objectives import Posterior, gaussian_kl
 
@@ -143,6 +144,18 @@ def test_start_at_mean_gives_a_convolution_the_mean_of_each_channel() -> None:
     VAE(nn.Identity(), decoder, 2).start_at_mean(mean, 10**6)
     drawn = torch.sigmoid(decoder(torch.zeros(1, 2)))[0]
     torch.testing.assert_close(drawn, mean.mean((1, 2), keepdim=True).expand(3, 4, 4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_read_and_write_images_channels_last(channels: int) -> None:
+    encoder, decoder = conv((channels, 8, 8), 4, 2, (4, 6))
+    x, seen = torch.rand(3, channels, 8, 8), []
+    for layer in (*encoder, *decoder):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(lambda layer, inputs, output: seen.extend([inputs[0], output]))
+    encoder(x), decoder(torch.randn(3, 2))
+    assert [image.stride() for image in seen] == [image.clone(memory_format=torch.channels_last).stride() for image in seen]
+    assert torch.equal(next(iter(encoder))(x), x)
 
 
 def test_hidden_dims_that_a_net_does_not_accept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
