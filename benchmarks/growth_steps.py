@@ -51,7 +51,8 @@ class Point:
 
         def take(first: int, count: int) -> float:
             part = slice(first, first + count)
-            some = Batches(batches.order[part], batches.masks, batches.mask_order[part], batches.noise[part])
+            names = "order", "mask_order", "noise", "threshold_order"
+            some = batches._replace(**{name: getattr(batches, name)[part] for name in names})
             begun = time.perf_counter()
             run_epoch(self.step, self.optimizer, images[: self.samples], some, self.config.beta, rates[part])
             return (time.perf_counter() - begun) / some.order.numel()

@@ -47,19 +47,22 @@ def plain_bias(model: LatentModel) -> None:
     nn.init.uniform_(parametric_layers(model.decoder)[-1].get_parameter("bias"), -0.04, 0.04)
 
 
-# What differs from the section `vae` of params.yaml.
-NETS: dict[str, dict[str, Any]] = {
+CONV = {"net": "conv", "hidden_dims": [32, 64], "input_dropout": 0.0, "hidden_optimizer": "adam"}
+# What differs from params.yaml, by section.
+NETS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp, d = 2": {},
-    "mlp, d = 20": {"latent_dim": 20},
-    "conv, d = 2": {"net": "conv", "hidden_dims": [32, 64]},
-    "conv, d = 50": {"net": "conv", "hidden_dims": [32, 64], "latent_dim": 50},
+    "mlp, d = 20": {"vae": {"latent_dim": 20, "input_dropout": 0.0}},
+    "conv, d = 2": {"vae": CONV},
+    "conv, d = 50": {"vae": CONV | {"latent_dim": 50}},
+    "conv, d = 50, binarized": {"train": {"binarize": True}, "vae": CONV | {"latent_dim": 50}},
 }
 
 
 def params_of(net: str, seed: int, **changes: Any) -> Params:
-    """Return params.yaml with another net for the VAE, and further changes of its section."""
+    """Return params.yaml with another net for the VAE, and further changes of the section `vae`."""
     values = load_params(ROOT / "params.yaml").model_dump() | {"seed": seed}
-    return Params.model_validate(values | {"vae": values["vae"] | NETS[net] | changes})
+    values |= {section: values[section] | keys for section, keys in NETS[net].items()}
+    return Params.model_validate(values | {"vae": values["vae"] | changes})
 
 
 @dataclass(frozen=True)

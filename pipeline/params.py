@@ -78,6 +78,9 @@ class TrainParams(Section):
     threads: int = Field(ge=1, le=1024, description="CPU threads; another number gives other last bits.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="Where to compute; auto: cuda, else mps, else cpu.")
     precision: Literal["float32", "bfloat16"] = Field(description="Precision of the factors of a matmul, where the device can.")
+    binarize: bool = Field(
+        description="Draw each training pixel black or white, with its intensity as probability, anew in each step (1509.00519)."
+    )
     shards: Literal[1, 2, 4, 8, 16, 32, 64] = Field(
         description="Equal parts of a batch whose gradients are added in a fixed order, in one process or in those of torchrun."
     )

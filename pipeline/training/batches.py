@@ -14,22 +14,38 @@ from pipeline.training.optimizer import Optimizer
 from pipeline.training.step import TrainStep
 
 ALONE = Ranks()
-_MASKS = 1024
+_POOL = 1024
 _VALIDATION_BATCH = 2048
 
 
 class Batches(NamedTuple):
-    """The random draws of an epoch. Masks of the input dropout are a pool: one for each image would cost more than a matmul."""
+    """The random draws of an epoch. Masks and thresholds are pools: one of each for every image would cost more than a matmul."""
 
     order: Tensor  # rows of the images [steps, B]
-    masks: Tensor  # [M, C, H, W]
+    masks: Tensor  # of the input dropout [M, C, H, W]
     mask_order: Tensor  # rows of the masks [steps, B]
     noise: Tensor  # standard normal [steps, B, noise_dim]
+    thresholds: Tensor  # of the binarization, uint8 [M, C, H, W]; M is 0 without it
+    threshold_order: Tensor  # rows of the thresholds [steps, B]
 
 
 def resident(images: Images, device: torch.device) -> Tensor:
     """Return images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
     return torch.from_numpy(images.pixels).to(device)
+
+
+def draw_thresholds(count: int, shape: Shape, *key: Any) -> Tensor:
+    """Return what :func:`binarize` compares images with, uint8 ``[count, C, H, W]`` from 0 to 254, by the generator of a key."""
+    return torch.randint(255, (count, *shape), generator=generator(*key), dtype=torch.uint8)
+
+
+def binarize(pixels: Tensor, thresholds: Tensor) -> Tensor:
+    """Return images (uint8 ``[B, C, H, W]``) in black and white, each pixel white with its intensity as probability.
+
+    >>> binarize(torch.tensor([0, 100, 101, 255], dtype=torch.uint8), torch.full((4,), 100, dtype=torch.uint8)).tolist()
+    [0, 0, 255, 255]
+    """
+    return (pixels > thresholds).to(torch.uint8) * 255
 
 
 def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int, ranks: Ranks = ALONE) -> Batches:
@@ -45,13 +61,18 @@ def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, nois
     order = torch.randperm(count, generator=generator(config.seed, "order", epoch))[: steps * batch_size]
     order = order.view(steps, ranks.size, -1)[:, ranks.rank]
     noise = [torch.randn(steps, size, noise_dim, generator=generator(config.seed, "noise", *key)) for key in keys]
-    if not config.input_dropout:
-        return Batches(order, torch.ones(1, *shape), torch.zeros_like(order), torch.cat(noise, 1))
-    draws = generator(config.seed, "masks", epoch)
-    masks = (torch.rand(_MASKS, *shape, generator=draws) >= config.input_dropout).float().div_(1 - config.input_dropout)
-    chosen = [draws] if config.shards == 1 else [generator(config.seed, "mask order", *key) for key in keys]
-    mask_order = [torch.randint(_MASKS, (steps, size), generator=one) for one in chosen]
-    return Batches(order, masks, torch.cat(mask_order, 1), torch.cat(noise, 1))
+    masks, mask_order = torch.ones(1, *shape), torch.zeros_like(order)
+    if config.input_dropout:
+        draws = generator(config.seed, "masks", epoch)
+        masks = (torch.rand(_POOL, *shape, generator=draws) >= config.input_dropout).float().div_(1 - config.input_dropout)
+        chosen = [draws] if config.shards == 1 else [generator(config.seed, "mask order", *key) for key in keys]
+        mask_order = torch.cat([torch.randint(_POOL, (steps, size), generator=one) for one in chosen], 1)
+    thresholds, threshold_order = torch.empty(0, *shape, dtype=torch.uint8), torch.zeros_like(order)
+    if config.binarize:
+        thresholds = draw_thresholds(_POOL, shape, config.seed, "thresholds", epoch)
+        chosen = [generator(config.seed, "threshold order", *key) for key in keys]
+        threshold_order = torch.cat([torch.randint(_POOL, (steps, size), generator=one) for one in chosen], 1)
+    return Batches(order, masks, mask_order, torch.cat(noise, 1), thresholds, threshold_order)
 
 
 def run_epoch(
@@ -63,9 +84,10 @@ def run_epoch(
     the learning rate of each step.
     """
     totals: dict[str, Tensor] = {}
-    order, masks, mask_order, noise = (tensor.to(images.device) for tensor in batches)
-    for rows, mask_rows, eps, rate in zip(order, mask_order, noise, rates, strict=True):
-        x = intensities(images.index_select(0, rows))
+    order, masks, mask_order, noise, thresholds, threshold_order = (tensor.to(images.device) for tensor in batches)
+    for rows, mask_rows, eps, threshold_rows, rate in zip(order, mask_order, noise, threshold_order, rates, strict=True):
+        pixels = images.index_select(0, rows)
+        x = intensities(binarize(pixels, thresholds.index_select(0, threshold_rows)) if len(thresholds) else pixels)
         terms = step(x, x * masks.index_select(0, mask_rows), eps, beta)
         optimizer.set_learning_rate(rate)
         optimizer.step(loss=terms["loss"])

@@ -24,6 +24,8 @@ class TrainConfig:
     """Epochs over which the KL weight rises to beta; the best epoch is the last of them or a later one."""
     input_dropout: float = 0.0
     """An encoder that memorizes images places new ones badly (1511.06406, 1805.08913)."""
+    binarize: bool = False
+    """Train on black and white images, drawn anew for each step, and choose the best epoch by images drawn once."""
     decoder_input_lr_multiplier: float = 1.0
     """Adam moves every weight alike, so a layer of two inputs, whose weights are large, follows slowly (see 2203.03466 for how
     widths and learning rates go together)."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pipeline import runtime
 from pipeline.data import Images, holdout, load_dataset
+from pipeline.errors import ParamsError
 from pipeline.models import MODELS, ModelConfig
 from pipeline.models.likelihoods import likelihood_for
 from pipeline.models.weights import Trained, save_weights
@@ -51,10 +52,13 @@ def logged_params(params: Params, name: str) -> dict[str, Any]:
 def new_model(name: str, params: Params, dataset: str, train: Images) -> Trained:
     """Return the untrained model of params.yaml, its weights drawn by ``seed``, its decoder's bias at the mean image.
 
-    Raises ParamsError for a net that is not registered or does not accept the ``hidden_dims``.
+    Raises ParamsError for a net that is not registered or does not accept the ``hidden_dims``, and for a likelihood that does not
+    go with ``train.binarize``.
     """
     section: ModelParams = getattr(params, name)
     likelihood = likelihood_for(params.likelihood, train.shape[0])
+    if params.train.binarize and likelihood != "bernoulli":
+        raise ParamsError(f"train.binarize: black and white pixels go with likelihood bernoulli, not with {likelihood}")
     config = ModelConfig(name, section.net, train.shape, section.latent_dim, tuple(section.hidden_dims), likelihood)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)

@@ -13,7 +13,7 @@ from pipeline.errors import DivergedError, ParamsError
 from pipeline.models import LatentModel
 from pipeline.runtime import Ranks, Runtime, generator
 from pipeline.storage import Arrays, flatten
-from pipeline.training.batches import ALONE, draw_batches, resident, run_epoch, validate
+from pipeline.training.batches import ALONE, binarize, draw_batches, draw_thresholds, resident, run_epoch, validate
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import Optimizer, optimizer_shapes
 from pipeline.training.schedules import EarlyStopping, kl_weight, learning_rate
@@ -83,6 +83,8 @@ def fit(
     if batch_size % config.shards:
         raise ParamsError(f"train.shards: {config.shards} parts cannot be cut from batches of {batch_size}, all training images")
     steps = len(train) // batch_size
+    if config.binarize:
+        held_out = binarize(held_out, draw_thresholds(len(val), val.shape, config.seed, "validation thresholds").to(device))
     val_noise = torch.randn(len(val), model.noise_dim, generator=generator(config.seed, "validation")).to(device)
     optimizer = Optimizer(model.param_groups(config.hidden_optimizer, config.decoder_input_lr_multiplier))
     step = train_step(model, batch_size // config.shards, runtime, config.fused)

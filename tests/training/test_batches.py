@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from pipeline import runtime
+from pipeline.data import Images
 from pipeline.errors import BusyError
 from pipeline.models import MODELS, ModelConfig
 from pipeline.params import Params
 from pipeline.runtime import Runtime
 from pipeline.storage import load_arrays
 from pipeline.training import batches, trainer
-from pipeline.training.batches import Batches, draw_batches, resident, run_epoch, validate
+from pipeline.training.batches import Batches, binarize, draw_batches, resident, run_epoch, validate
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import Optimizer
@@ -39,8 +40,7 @@ def test_an_epoch_is_a_permutation_cut_into_full_batches() -> None:
     assert len(first.order.unique()) == 96
     assert (first.order.min() >= 0, first.order.max() < 100) == (True, True)
     assert draw_batches(CONFIG, 1, 10, SHAPE, 3).order.sort().values.tolist() == [list(range(10))]
-    for one, other in zip(first, second, strict=True):
-        assert not torch.equal(one, other)
+    assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True) if one.any())
     assert abs(first.noise.mean()) < 4 / first.noise.numel() ** 0.5
     assert first.noise.std() == pytest.approx(1, abs=0.15)
 
@@ -55,6 +55,35 @@ def test_a_mask_hides_pixels_and_keeps_the_mean_of_the_others() -> None:
     assert without.masks.eq(1).all()
     assert without.masks.shape == (1, *SHAPE)
     assert not without.mask_order.any()
+
+
+def test_binarized_pixels_are_white_with_their_intensity_as_probability() -> None:
+    drawn = draw_batches(replace(CONFIG, binarize=True), 1, 5000, SHAPE, 0)
+    assert (drawn.threshold_order.min() <= 5, drawn.threshold_order.max() >= 1018) == (True, True)
+    for level in (0, 51, 204, 255):
+        drawn_pixels = binarize(torch.full(drawn.thresholds.shape, level, dtype=torch.uint8), drawn.thresholds)
+        assert set(drawn_pixels.unique().tolist()) <= {0, 255}
+        assert drawn_pixels.float().mean().item() / 255 == pytest.approx(level / 255, abs=0.01 if 0 < level < 255 else 0)
+    assert not draw_batches(CONFIG, 1, 100, SHAPE, 0).thresholds.numel()
+
+
+def test_binarized_training_shows_other_pixels_in_each_epoch_and_validates_on_the_same(rt: Runtime) -> None:
+    model, gray = ModelConfig("vae", "mlp", SHAPE, 2, (4,)).build(), Images(np.full((32, *SHAPE), 128, np.uint8))
+    loss_terms, trained, validated = model.loss_terms, [], []
+
+    def watching(x: Tensor, noise: Tensor, beta: float = 1.0, encoder_input: Tensor | None = None) -> dict[str, Tensor]:
+        (trained if torch.is_grad_enabled() else validated).append(x.clone())
+        assert encoder_input is None or torch.equal(encoder_input, x), "the encoder reads the image that is reconstructed"
+        return loss_terms(x, noise, beta, encoder_input)
+
+    model.loss_terms = watching
+    config = TrainConfig(2, batch_size=32, binarize=True, fused=False)
+    list(fit(model, gray, gray, config, runtime=rt))
+    first, second = trained
+    assert first.unique().tolist() == validated[0].unique().tolist() == [0, 1]
+    assert not torch.equal(first, second)
+    assert torch.equal(*validated)
+    assert len(first.unique(dim=0)) > 25
 
 
 def test_every_draw_of_a_training_has_a_purpose_of_its_own_that_stays(monkeypatch: pytest.MonkeyPatch, rt: Runtime) -> None:
@@ -72,10 +101,12 @@ def test_every_draw_of_a_training_has_a_purpose_of_its_own_that_stays(monkeypatc
     )
 
 
-def test_each_step_gets_its_images_masks_noise_and_learning_rate() -> None:
+@pytest.mark.parametrize("binarized", [False, True])
+def test_each_step_gets_its_images_masks_noise_and_learning_rate(binarized: bool) -> None:
     images = torch.randint(0, 256, (9, *SHAPE), dtype=torch.uint8)
     order, mask_order = torch.tensor([[3, 1], [0, 8]]), torch.tensor([[0, 1], [1, 1]])
-    drawn = Batches(order, torch.rand(2, *SHAPE), mask_order, torch.randn(2, 2, 3))
+    thresholds, threshold_order = torch.randint(255, (2, *SHAPE), dtype=torch.uint8), torch.tensor([[1, 0], [1, 1]])
+    drawn = Batches(order, torch.rand(2, *SHAPE), mask_order, torch.randn(2, 2, 3), thresholds[: 2 * binarized], threshold_order)
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer, seen = Optimizer([{"params": [weight]}]), []
 
@@ -90,7 +121,8 @@ def test_each_step_gets_its_images_masks_noise_and_learning_rate() -> None:
     assert {name: total.item() for name, total in totals.items()} == {"loss": 110, "kl": 3}
     assert [(rate, loss.item()) for rate, loss in applied] == [(0.5, 10), (0.25, 100)]
     for index, (x, encoder_input, noise, beta, done) in enumerate(seen):
-        torch.testing.assert_close(x, images[order[index]] / 255)
+        pixels = images[order[index]]
+        torch.testing.assert_close(x, (pixels > thresholds[threshold_order[index]]).float() if binarized else pixels / 255)
         torch.testing.assert_close(encoder_input, x * drawn.masks[mask_order[index]])
         assert torch.equal(noise, drawn.noise[index])
         assert (beta, done) == (4.0, index)

@@ -20,7 +20,7 @@ from pipeline.training.step import ShardedStep, train_step
 from pipeline.training.trainer import fit
 from tests.conftest import ROOT, blobs
 
-CONFIG = TrainConfig(2, batch_size=16, shards=4, input_dropout=0.2, seed=3)
+CONFIG = TrainConfig(2, batch_size=16, shards=4, input_dropout=0.2, seed=3, binarize=True)
 
 
 def test_halves_of_a_tree_are_added_as_one() -> None:
@@ -35,9 +35,10 @@ def test_halves_of_a_tree_are_added_as_one() -> None:
 def test_the_draws_of_the_ranks_are_those_of_one_process(size: int) -> None:
     whole = draw_batches(CONFIG, 1, 100, (1, 8, 8), 3)
     parts = [draw_batches(CONFIG, 1, 100, (1, 8, 8), 3, Ranks(rank, size)) for rank in range(size)]
-    for field in ("order", "mask_order", "noise"):
+    for field in ("order", "mask_order", "noise", "threshold_order"):
         assert torch.equal(torch.cat([getattr(part, field) for part in parts], 1), getattr(whole, field)), field
     assert torch.equal(parts[-1].masks, whole.masks)
+    assert torch.equal(parts[-1].thresholds, whole.thresholds)
     assert len(whole.noise.flatten().unique()) == whole.noise.numel(), "each shard has noise of its own"
 
 
