@@ -47,14 +47,15 @@ def plain_bias(model: LatentModel) -> None:
     nn.init.uniform_(parametric_layers(model.decoder)[-1].get_parameter("bias"), -0.04, 0.04)
 
 
-CONV = {"net": "conv", "hidden_dims": [32, 64], "input_dropout": 0.0, "hidden_optimizer": "adam"}
+CONV = {"net": "conv", "hidden_dims": [32, 64]}
+CONV_50 = CONV | {"latent_dim": 50, "input_dropout": 0.0, "hidden_optimizer": "adam"}
 # What differs from params.yaml, by section.
 NETS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp, d = 2": {},
     "mlp, d = 20": {"vae": {"latent_dim": 20, "input_dropout": 0.0}},
     "conv, d = 2": {"vae": CONV},
-    "conv, d = 50": {"vae": CONV | {"latent_dim": 50}},
-    "conv, d = 50, binarized": {"train": {"binarize": True}, "vae": CONV | {"latent_dim": 50}},
+    "conv, d = 50": {"vae": CONV_50},
+    "conv, d = 50, binarized": {"train": {"binarize": True}, "vae": CONV_50},
 }
 
 
