@@ -474,6 +474,19 @@ def test_an_unknown_net_is_refused_in_one_line(params: Params, data_file: Path, 
     assert not (workspace / "out").exists()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_are_binarized_for_the_bernoulli_likelihood_alone(
+    name: str, params: Params, data_file: Path, workspace: Path
+) -> None:
+    values = params.model_dump()
+    values["train"]["binarize"], values["likelihood"] = True, "gaussian"
+    message = "train.binarize: black and white pixels go with likelihood bernoulli, not with gaussian"
+    with pytest.raises(ParamsError, match=message):
+        train(name, Params.model_validate(values), data_file, workspace, workspace)
+    values["likelihood"] = "auto"
+    assert run(name, Params.model_validate(values), data_file, workspace) != run(name, params, data_file, workspace)
+
+
 def test_a_damaged_data_file_is_named(params: Params, data_file: Path, workspace: Path) -> None:
     content = bytearray(data_file.read_bytes())
     content[-1] ^= 1
