@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "figures": {"errors", "evaluation"},
     "explorer": {"data", "errors", "evaluation", "figures", "models", "storage"},
     "claims": {"evaluation", "params", "stats", "storage"},
-    "sweeps": {"errors", "evaluation", "params", "runtime", "startup", "storage", "training"},
+    "sweeps": {"errors", "evaluation", "params", "runtime", "startup", "stats", "storage", "tracking", "training"},
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "summary", "tracking"},
     "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "params", "runtime", "training"},
