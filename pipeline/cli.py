@@ -154,8 +154,9 @@ def summary(metrics: Path) -> None:
 @click.argument("more", nargs=-1, metavar="[KEY=V1,V2]...")
 @click.option("--model", default="vae", show_default=True, type=click.Choice(["vae", "ae"]), help="What to train.")
 @click.option(
-    "--backend", default="local", show_default=True, type=click.Choice(["local"]), help="Where to train."
+    "--backend", default="local", show_default=True, type=click.Choice(["local", "ray", "slurm"]), help="Where to train."
 )
+@click.option("--address", help="Of the Ray cluster; for SLURM a partition, or `local`.")
 @click.option("--cpus", type=click.IntRange(1, 1024), help="Threads of each trial.  [default: pool.threads]")
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 1), help="GPUs of each trial; 0: on the CPU.")
 @click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder with one of each trial, and sweep.csv.")
@@ -165,6 +166,7 @@ def sweep(
     more: tuple[str, ...],
     model: str,
     backend: str,
+    address: str | None,
     cpus: int | None,
     gpus: int,
     out: Path,
@@ -186,9 +188,11 @@ def sweep(
     from pipeline.sweeps.sweep import sweep as run_all
     from pipeline.sweeps.sweep import table
 
+    if address and backend == "local":
+        raise click.BadParameter("allowed with --backend ray and slurm", param_hint="'--address'")
     params = load_params()
     axes = parse_axes(params, model, [*grid, *more])
-    found = run_all(params, model, axes, backend, cpus or params.pool.threads, gpus, None, out)
+    found = run_all(params, model, axes, backend, cpus or params.pool.threads, gpus, address, out)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with console.capture() as drawn:
         console.print(table(found.configurations))

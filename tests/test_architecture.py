@@ -46,6 +46,7 @@ MAY_IMPORT = {
 # Of these rooms figures, explorer and claims see the arrays alone.
 ARRAYS_ALONE = {"figures", "explorer", "claims"}
 ONLY_HERE = {"mlflow": "pipeline/tracking/", "dvc": "pipeline/tracking/dvc_repo.py", "torch.distributed": "pipeline/runtime.py"}
+ONLY_HERE |= {"ray": "pipeline/sweeps/ray.py", "submitit": "pipeline/sweeps/slurm.py"}
 WITHOUT_TORCH = (
     "data",
     "storage",

@@ -92,6 +92,10 @@ def test_the_module_is_the_command() -> None:
         (["compare", "--tag", "sweep"], "Invalid value for '--tag': 'sweep'; allowed is key=value, as in dvc.exp.name=four"),
         (["compare", "--dpi", "5"], "Invalid value for '--dpi': 5 is not in the range 50<=x<=600."),
         (["sweep", "beta=1"], "Missing option '--grid'."),
+        (
+            ["sweep", "--grid", "beta=1", "--address", "auto"],
+            "Invalid value for '--address': allowed with --backend ray and slurm",
+        ),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(arguments: list[str], message: str) -> None:

@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.stats import t_interval
 from pipeline.storage import save_csv
+from pipeline.sweeps import ray, slurm
 from pipeline.sweeps.grid import Axes, text, trials, value_of
 from pipeline.sweeps.pool import Resources, Task, outcomes, workers
 from pipeline.sweeps.trial import LOSS, Trial, result_of, run
@@ -32,7 +33,7 @@ def _local(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple[s
     return outcomes(tasks, "sweep", at_once, units)
 
 
-BACKENDS: dict[str, Backend] = {"local": _local}
+BACKENDS: dict[str, Backend] = {"local": _local, "ray": ray.outcomes, "slurm": slurm.outcomes}
 
 
 @dataclass
