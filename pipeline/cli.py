@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,16 +35,6 @@ def _tags(context: click.Context, option: click.Parameter, values: tuple[str, ..
     return dict(value.split("=", 1) for value in values)
 
 
-def _numbers(kind: Callable[[str], float]) -> Callable[[click.Context, click.Parameter, str], list[float]]:
-    def parse(context: click.Context, option: click.Parameter, value: str) -> list[float]:
-        try:
-            return list(dict.fromkeys(kind(part) for part in value.split(",")))
-        except ValueError:
-            raise click.BadParameter(f"{value!r}; allowed are numbers between commas, as in the default") from None
-
-    return parse
-
-
 def _own_site_cache() -> None:
     """Let DVC keep its site cache, which it unpickles, in a folder of this user alone and not in the world-writable /var/tmp."""
     folder = Path.cwd() / ".dvc/tmp/site_cache"
@@ -67,7 +56,7 @@ def _own_site_cache() -> None:
 @click.version_option(__version__, prog_name="latent")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Work with the pipeline's results: use trained models, compare runs and revisions, sweep beta, complete MLflow's runs.
+    """Work with the pipeline's results: use trained models, compare runs and revisions, sweep params, complete MLflow's runs.
 
     It works in the root of the repository, also when it is called in a folder below. `dvc repro` runs the pipeline itself.
     """
@@ -161,19 +150,64 @@ def summary(metrics: Path) -> None:
 
 
 @main.command()
-@click.option("--betas", default="0.5,1,2,4,8", show_default=True, callback=_numbers(float), help="Weights of the KL term.")
-@click.option("--seeds", default="1", show_default=True, callback=_numbers(int), help="Seeds; each with every beta.")
-@click.option("--params", default="params.yaml", show_default=True, type=PATH, help="All other params.")
-@click.option("--data", default="data/dataset.safetensors", show_default=True, type=PATH, help="The prepared data set.")
-@click.option("--classifier", default="models/classifier.safetensors", show_default=True, type=PATH, help="The classifier.")
-@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder for weights and histories.")
-def sweep(betas: list[float], seeds: list[int], params: Path, data: Path, classifier: Path, out: Path) -> None:
-    """Train a VAE for each of --betas and --seeds."""
-    from pipeline.params import load_params
-    from pipeline.sweeps.grid import sweep as train_all
+@click.option("--grid", multiple=True, required=True, metavar="KEY=V1,V2...", help="Values of a key of params.yaml; repeatable.")
+@click.argument("more", nargs=-1, metavar="[KEY=V1,V2]...")
+@click.option("--model", default="vae", show_default=True, type=click.Choice(["vae", "ae"]), help="What to train.")
+@click.option(
+    "--backend", default="local", show_default=True, type=click.Choice(["local", "ray", "slurm"]), help="Where to train."
+)
+@click.option("--address", help="Of the Ray cluster; for SLURM a partition, or `local`.")
+@click.option("--cpus", type=click.IntRange(1, 1024), help="Threads of each trial.  [default: pool.threads]")
+@click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 1), help="GPUs of each trial; 0: on the CPU.")
+@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder with one of each trial, and sweep.csv.")
+@click.option("--save", type=PATH, help="File to write the winner's `dvc exp run` command to.")
+def sweep(
+    grid: tuple[str, ...],
+    more: tuple[str, ...],
+    model: str,
+    backend: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: int,
+    out: Path,
+    save: Path | None,
+) -> None:
+    """Train a model for each combination of some values, and find the best by its validation loss.
 
-    for path in train_all(load_params(params), betas, seeds, data, classifier, out):
-        click.echo(f"sweep: {path}")
+    A sweep that was stopped goes on where it was. The command that is printed trains the winner under DVC, with the same bytes.
+
+    \b
+    Example:
+      latent sweep --grid beta=0.5,1,2,4 seed=0,1,2
+    """
+    from rich.console import Console
+
+    from pipeline.params import load_params
+    from pipeline.storage import write
+    from pipeline.sweeps.grid import parse_axes
+    from pipeline.sweeps.sweep import sweep as run_all
+    from pipeline.sweeps.sweep import table
+
+    if address and backend == "local":
+        raise click.BadParameter("allowed with --backend ray and slurm", param_hint="'--address'")
+    params = load_params()
+    axes = parse_axes(params, model, [*grid, *more])
+    found = run_all(params, model, axes, backend, cpus or params.pool.threads, gpus, address, out)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with console.capture() as drawn:
+        console.print(table(found.configurations))
+    click.echo(drawn.get(), nl=False)
+    click.echo(f"sweep: {out / 'sweep.csv'}, and result.json of each trial in {out}")
+    if found.command:
+        click.echo(f"the best, trained again under DVC with the same bytes:\n  {found.command}")
+        if save:
+            write(save, f"{found.command}\n")
+    if found.errors:
+        first = next(iter(found.errors.values()))
+        total = sum(len(group.trials) for group in found.configurations)
+        error = PipelineError(f"{len(found.errors)} of {total} trials failed, see above; the same command tries these again")
+        error.exit_code = first.exit_code
+        raise error
 
 
 @main.command()

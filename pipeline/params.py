@@ -2,8 +2,10 @@
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -159,7 +161,8 @@ class Params(Section):
     figures: FiguresParams = Field(description="How the figures are drawn.")
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def parse(path: Path | str, text: str) -> dict[str, Any]:
+    """Return the mapping that a YAML text is. Raises ParamsError, naming ``path``, for what :func:`load_yaml` refuses."""
     # DVC reads params.yaml as YAML 1.2 through ruamel.yaml; another parser would see `1e-3` as a string.
     yaml, depth = YAML(typ="safe", pure=True), 0
     try:
@@ -216,13 +219,31 @@ def load_yaml(path: str | Path, schema: type[AnySection]) -> AnySection:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ParamsError(f"{path}: over {MAX_BYTES // 1024} KB, more than any file of parameters needs")
-        return schema.model_validate(_parse(path, content.decode("utf-8-sig")))
+        return schema.model_validate(parse(path, content.decode("utf-8-sig")))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the root of the repository") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except ValidationError as error:
         raise ParamsError(f"{path}: {_explain(error.errors(include_url=False))}") from None
+
+
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """Return params with other values of some keys that they have.
+
+    Raises ParamsError, one line with key, value and what is allowed.
+
+    >>> with_values(load_params("params.yaml"), {"vae.latent_dim": 8}).vae.latent_dim
+    8
+    """
+    changed = params.model_dump()
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        reduce(getitem, sections, changed)[last] = value
+    try:
+        return Params.model_validate(changed)
+    except ValidationError as error:
+        raise ParamsError(_explain(error.errors(include_url=False))) from None
 
 
 def _differs_from_git(path: str | Path) -> bool:

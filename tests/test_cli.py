@@ -20,10 +20,10 @@ import pipeline
 from pipeline.cli import main
 from pipeline.errors import DivergedError
 from pipeline.params import load_params
+from pipeline.sweeps.sweep import Configuration, Sweep
 from tests.conftest import ROOT
 
 HEAVY = {"torch", "torchvision", "mlflow", "numpy", "pandas", "matplotlib", "pydantic", "rich", "sklearn"}
-NUMBERS = "; allowed are numbers between commas, as in the default"
 
 
 def call(*arguments: str) -> Result:
@@ -91,13 +91,10 @@ def test_the_module_is_the_command() -> None:
         (["paint"], "No such command 'paint'."),
         (["compare", "--tag", "sweep"], "Invalid value for '--tag': 'sweep'; allowed is key=value, as in dvc.exp.name=four"),
         (["compare", "--dpi", "5"], "Invalid value for '--dpi': 5 is not in the range 50<=x<=600."),
+        (["sweep", "beta=1"], "Missing option '--grid'."),
         (
-            ["sweep", "--betas", "one"],
-            "Invalid value for '--betas': 'one'" + NUMBERS,
-        ),
-        (
-            ["sweep", "--seeds", "1.5"],
-            "Invalid value for '--seeds': '1.5'" + NUMBERS,
+            ["sweep", "--grid", "beta=1", "--address", "auto"],
+            "Invalid value for '--address': allowed with --backend ray and slurm",
         ),
     ],
 )
@@ -124,20 +121,28 @@ def test_sync_says_how_many_runs_changed(monkeypatch: pytest.MonkeyPatch, worksp
     assert result.exit_code == 0
 
 
-def test_sweep_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_passes_its_options_on_and_shows_and_saves_what_it_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     passed: list[Any] = []
+    best, other = Configuration({"beta": 4.0}, [None], [99.5]), Configuration({"beta": 0.5}, [None])  # type: ignore[list-item]
+    errors = {"beta=0.5": DivergedError("beta=0.5: not finite")}
 
-    def sweep(*arguments: Any) -> list[Path]:
+    def sweep(*arguments: Any) -> Sweep:
         passed.extend(arguments)
-        return [Path("out/a.safetensors")]
+        return Sweep([best, other], "dvc exp run -S beta=4.0", errors)
 
-    fake(monkeypatch, "pipeline.sweeps.grid", sweep=sweep)
-    result = call("sweep", "--betas", "4,0.5,4", "--seeds", "2,1", "--params", str(ROOT / "params.yaml"), "--out", "out")
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout == "sweep: out/a.safetensors\n"
-    params, *rest = passed
-    assert params == load_params(ROOT / "params.yaml")
-    assert rest == [[4.0, 0.5], [2, 1], Path("data/dataset.safetensors"), Path("models/classifier.safetensors"), Path("out")]
+    monkeypatch.setattr("pipeline.sweeps.sweep.sweep", sweep)
+    result = call("sweep", "--grid", "beta=4,0.5", "seed=2", "--cpus", "3", "--out", "out", "--save", str(tmp_path / "best"))
+    params = load_params(ROOT / "params.yaml")
+    assert passed == [params, "vae", {"beta": [4.0, 0.5], "seed": [2]}, "local", 3, 0, None, Path("out")]
+    assert [line.split() for line in result.stdout.splitlines() if "." in line][:2] == [
+        ["4.0", "99.500", "1", "0"],
+        ["0.5", "1", "1"],
+    ]
+    assert (tmp_path / "best").read_text() == "dvc exp run -S beta=4.0\n"
+    assert (result.exit_code, result.stderr) == (
+        4,
+        "error: 1 of 2 trials failed, see above; the same command tries these again\n",
+    )
 
 
 def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.MonkeyPatch) -> None:

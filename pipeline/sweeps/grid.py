@@ -1,49 +1,94 @@
-"""Train VAEs over a grid of beta and seed, several at once, to explore; ``dvc exp run`` keeps results under DVC."""
+"""A grid of params: its trials, one for each combination of the values."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from pipeline.errors import ParamsError
-from pipeline.params import Params
-from pipeline.sweeps.evaluations import run_evaluations
-from pipeline.sweeps.trainings import Training, run_trainings
+from pipeline.params import Params, parse, with_values
+from pipeline.storage import md5
+from pipeline.sweeps.trial import DATA, Trial, code_md5, fingerprint
+from pipeline.tracking import store
 
-MODEL = "vae"
+Axes = Mapping[str, Sequence[Any]]
+"""The values to try by their keys in params.yaml."""
+SET_BY = {"train.threads": "--cpus", "train.device": "--gpus"}
 
 
-def grid(params: Params, betas: Sequence[float], seeds: Sequence[int]) -> dict[str, Params]:
-    """Return the params of each grid point by its file name. Raises ParamsError for a beta or seed that is not allowed.
+def text(value: Any) -> str:
+    """Return a value as it is written on a command line, without blanks.
+
+    >>> text(0.5), text([512, 256])
+    ('0.5', '[512,256]')
+    """
+    return str(value).replace(" ", "")
+
+
+def value_of(params: Params, key: str) -> Any:
+    """Return the value of a key of params.yaml, such as ``vae.latent_dim``."""
+    value: Any = params
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def allowed(params: Params, model: str) -> list[str]:
+    """Return the keys that a grid may have: those that decide a training, but for those that change what a loss means.
+
+    The losses of other likelihoods or other validation images do not compare.
+    """
+    sections = [f"{name}.{key}" for name in ("train", model) for key in getattr(params, name).model_dump()]
+    return ["seed", *(["beta"] if model != "ae" else []), *(key for key in sections if key not in SET_BY)]
+
+
+def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the axes of arguments such as ``beta=0.5,1,2`` with each value checked.
+
+    Raises ParamsError for a key or a value that is not allowed.
 
     >>> from pipeline.params import load_params
-    >>> list(grid(load_params("params.yaml"), [1, 4], [1]))
-    ['vae_beta1_seed1', 'vae_beta4_seed1']
+    >>> parse_axes(load_params("params.yaml"), "vae", ["beta=0.5,1", "vae.hidden_dims=[512,256],[128]"])
+    {'beta': [0.5, 1.0], 'vae.hidden_dims': [[512, 256], [128]]}
     """
-    points, values = {}, params.model_dump()
-    values["train"]["threads"] = params.pool.threads
-    for beta, seed in product(betas, seeds):
+    axes: dict[str, list[Any]] = {}
+    for argument in arguments:
+        key, _, values = argument.partition("=")
+        if key in SET_BY:
+            raise ParamsError(f"--grid {argument}: {SET_BY[key]} sets {key} of all trials")
+        if key not in allowed(params, model):
+            raise ParamsError(f"--grid {argument}: {key!r} is not allowed; allowed are {', '.join(allowed(params, model))}")
+        if key in axes or not values:
+            raise ParamsError(f"--grid {argument}: allowed is each key once with values between commas, as in beta=0.5,1,2")
+        for value in parse(f"--grid {argument}", f"values: [{values}]")["values"]:
+            try:
+                checked = value_of(with_values(params, {key: value}), key)
+            except ParamsError as error:
+                raise ParamsError(f"--grid {argument}: {error}") from None
+            if checked not in axes.setdefault(key, []):
+                axes[key].append(checked)
+    return axes
+
+
+def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: int, parent: str | None) -> dict[str, Trial]:
+    """Return the trials of a grid by their names, with folders of these names in ``out``.
+
+    A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``. ``parent`` is the MLflow run to log below.
+    Raises ParamsError where values that are allowed alone are not allowed together, and OSError without a prepared data set.
+    """
+    root, data, code = store.root(), md5(DATA), code_md5()
+    kept = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # for the processes on other machines
+    environment = {key: os.environ[key] for key in kept if key in os.environ} | ({store.PARENT: parent} if parent else {})
+    own = {"train.threads": cpus} | ({} if gpus else {"train.device": "cpu"})
+    found = {}
+    for combination in product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        name = ",".join(f"{key}={text(value)}" for key, value in values.items())
         try:
-            points[f"{MODEL}_beta{beta:g}_seed{seed}"] = Params.model_validate(values | {"beta": float(beta), "seed": seed})
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise ParamsError(f"--{detail['loc'][0]}s: {detail['input']!r} is not allowed; {detail['msg']}") from None
-    return points
-
-
-def sweep(params: Params, betas: Sequence[float], seeds: Sequence[int], data: Path, classifier: Path, out: Path) -> list[Path]:
-    """Train a VAE for each beta and seed with ``pool.threads`` threads, and return the files of weights.
-
-    Each is logged as an MLflow run with the likelihood of the test images. A sweep that was stopped resumes from its checkpoints.
-    Raises ParamsError for a beta or seed that is not allowed, and what a single training raises.
-    """
-    points = grid(params, betas, seeds)
-    files = {name: out / f"{name}.safetensors" for name in points}
-    trainings = {name: Training(MODEL, own, data, out, name, "sweep") for name, own in points.items()}
-    checkpoints = run_trainings(trainings, params)
-    test = {"families": ["test"]}
-    run_evaluations({name: ((name, files[name], own, data, classifier), test) for name, own in points.items()}, params)
-    for saved in checkpoints:  # not earlier: a sweep that is killed while it evaluates must not train again
-        saved.clear()
-    return list(files.values())
+            changed = with_values(params, values | own)
+        except ParamsError as error:
+            raise ParamsError(f"--grid {name}: {error}") from None
+        identity = fingerprint(model, changed, data, code)
+        found[name] = Trial(model, values, changed, root / out / name, root, identity, environment)
+    return found

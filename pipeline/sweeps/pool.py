@@ -2,12 +2,14 @@
 
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from functools import partial
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 from tqdm import tqdm
@@ -19,6 +21,15 @@ Report = Callable[[str], None]
 """Report that one unit of a task is done, with a few words for the progress bar."""
 Task = Callable[[Report], Any]
 """Work for a process, which returns its result. Both are pickled: a task is a function of a module, or a partial of one."""
+
+
+class Resources(NamedTuple):
+    """What a backend gives each trial, and where: an ``address`` of its own kind, and a folder for its files."""
+
+    cpus: int
+    gpus: int
+    address: str | None
+    folder: Path
 
 
 def workers(threads: int, device: str) -> int:
@@ -59,26 +70,29 @@ def _start(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+def error_of(label: str, message: str, exit_code: int) -> PipelineError:
+    """Return the error of a task that failed in another process."""
+    error = PipelineError(f"{label}: {message}")
+    error.exit_code = exit_code
+    return error
+
+
 def _dead(label: str, exitcode: int | None) -> PipelineError:
     """Return the error of a process that ended without a word."""
     if exitcode != -signal.SIGKILL:
         return PipelineError(f"{label}: its process ended with exit code {exitcode}; see above or run again")
-    error = PipelineError(
-        f"{label}: its process was killed, as the system does when memory runs out; "
-        "raise pool.threads, so that fewer run at once, or lower the hidden_dims"
-    )
-    error.exit_code = OUT_OF_MEMORY
-    return error
+    cure = "raise pool.threads, so that fewer run at once, or lower the hidden_dims"
+    return error_of(label, f"its process was killed, as the system does when memory runs out; {cure}", OUT_OF_MEMORY)
 
 
-def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> dict[str, Any]:
-    """Run tasks by label, each in a process and ``at_once`` at a time, and return the results in the same order.
+def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> Generator[tuple[str, Any], None, None]:
+    """Run tasks by label, each in a process and ``at_once`` at a time; yield label and result, or PipelineError, as they end.
 
-    The progress bar ``name`` counts ``units`` reports. When a task fails, or this process is stopped, the others get SIGTERM,
-    upon which a training saves its last epoch. Raises the PipelineError of a task, or one when a process died.
+    The progress bar ``name`` counts ``units`` reports. When the generator is closed, or this process is stopped, the tasks that
+    run get SIGTERM, upon which a training saves its last epoch.
     """
     context = get_context("spawn")  # a fork of a process that has used OpenMP hangs
-    waiting, running, results = dict(tasks), dict[str, tuple[BaseProcess, Connection]](), dict[str, Any]()
+    waiting, running = dict(tasks), dict[str, tuple[BaseProcess, Connection]]()
     bar = tqdm(total=units, desc=name, unit="step", disable=None, file=sys.stderr)
     try:
         while waiting or running:
@@ -96,27 +110,40 @@ def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> d
                 try:
                     kind, value = messages.recv()
                 except (EOFError, OSError):
-                    child.join()
-                    raise _dead(label, child.exitcode) from None
-                if kind in ("done", "failed"):
-                    child.join()
-                    messages.close()
-                    del running[label]
-                if kind == "failed":
-                    failure = PipelineError(f"{label}: {value[0]}")
-                    failure.exit_code = value[1]
-                    raise failure
-                if kind == "done":
-                    results[label] = value
+                    kind, value = "dead", None
+                if kind == "progress":
+                    bar.update()
+                    bar.set_postfix_str(f"{label}: {value}")
+                    if bar.disable:
+                        click.echo(f"{label}: {value}")
                     continue
-                bar.update()
-                bar.set_postfix_str(f"{label}: {value}")
-                if bar.disable:
-                    click.echo(f"{label}: {value}")
-        return {label: results[label] for label in tasks}  # whichever ended first: files are written in this order
+                child.join()
+                messages.close()
+                del running[label]
+                match kind:
+                    case "done":
+                        yield label, value
+                    case "failed":
+                        yield label, error_of(label, *value)
+                    case _:
+                        yield label, _dead(label, child.exitcode)
     finally:
         for child, _ in running.values():
             child.terminate()
         for child, _ in running.values():
             child.join()
         bar.close()
+
+
+def run_all(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> dict[str, Any]:
+    """Run tasks as :func:`outcomes` does, and return the results in the order of the tasks.
+
+    Raises the PipelineError of the first task that fails, after the others were stopped.
+    """
+    results = {}
+    with closing(outcomes(tasks, name, at_once, units)) as ended:
+        for label, result in ended:
+            if isinstance(result, PipelineError):
+                raise result
+            results[label] = result
+    return {label: results[label] for label in tasks}  # whichever ended first: files are written in this order

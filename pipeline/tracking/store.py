@@ -23,6 +23,8 @@ FINGERPRINT = "fingerprint"
 """The tag with the hash of all that decides a training's bits: trainings with the same one share a run."""
 PROCESS = "process"
 """The tag with machine, id and start of the process that writes a run."""
+PARENT = "MLFLOW_PARENT_RUN_ID"
+"""The environment variable with the id of the run of a sweep, below which MLflow shows the runs of its trials."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow does not ask what the experiment is for
 _NEWEST_FIRST = ["attributes.start_time DESC"]
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
@@ -122,6 +124,7 @@ def start(name: str, tags: Mapping[str, Any], run_id: str | None = None) -> Run:
     """
     # DVC names a stage of another file `claims/dvc.yaml:train_seeds`; the tag has only the stage's name.
     names = {STAGE: "DVC_STAGE", "dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
+    names |= {"mlflow.parentRunId": PARENT}
     tags = {**tags, **{tag: os.environ[key].rpartition(":")[2] for tag, key in names.items() if os.environ.get(key)}}
     tags = {key: str(value) for key, value in (origin_tags() | process_tag() | tags).items()}
     try:

@@ -1,55 +1,97 @@
-"""Each point of a sweep is trained as params.yaml says, evaluated, and a run of its own."""
+"""A grid is checked before any work, and each of its trials is trained as params.yaml says but for its own values."""
 
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ParamsError
-from pipeline.models.weights import load_weights
 from pipeline.params import Params
-from pipeline.sweeps.grid import grid, sweep
-from pipeline.tracking import store as tracking
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
-]
+from pipeline.storage import md5
+from pipeline.sweeps.grid import allowed, parse_axes, trials
+from pipeline.sweeps.sweep import command
+from pipeline.sweeps.trial import CODE, Trial
+from tests.test_architecture import STAGES
 
 
-def test_points_differ_in_beta_seed_and_threads_alone(params: Params) -> None:
-    points = grid(params, [0.5, 4], [1, 7])
-    assert list(points) == ["vae_beta0.5_seed1", "vae_beta0.5_seed7", "vae_beta4_seed1", "vae_beta4_seed7"]
-    own = points["vae_beta4_seed7"]
-    assert (own.beta, own.seed, own.train.threads) == (4.0, 7, params.pool.threads)
-    assert own.model_copy(update={"beta": params.beta, "seed": params.seed, "train": params.train}) == params
+@pytest.fixture
+def prepared(workspace: Path, data_file: Path) -> Path:
+    """A workspace with the prepared data set where a sweep reads it."""
+    (workspace / "data").mkdir()
+    return data_file.rename(workspace / "data/dataset.safetensors")
 
 
-@pytest.mark.usefixtures("store")
-def test_each_point_of_the_grid_is_a_run_with_test_metrics_and_a_model(params: Params, data_file: Path, workspace: Path) -> None:
-    files = sweep(params, [0.5, 4.0], [1], data_file, Path("no classifier"), workspace / "out")
-    assert [path.name for path in files] == ["vae_beta0.5_seed1.safetensors", "vae_beta4_seed1.safetensors"]
-    assert [load_weights(path).beta for path in files] == [0.5, 4.0]
-    found = {record.name: (record, run) for record, run in tracking.records()}
-    assert found.keys() == {"β=0.5 vae seed=1 16-8-2", "β=4 vae seed=1 16-8-2"}
-    record, run = found["β=4 vae seed=1 16-8-2"]
-    assert (record.status, record.tags["role"]) == ("FINISHED", "sweep")
-    assert record.params["beta"] == "4"
-    assert record.metrics["test_elbo"] == pytest.approx(
-        -record.metrics["test_recon"] - record.metrics["test_kl"], rel=1e-4, abs=1e-6
-    )
-    assert list(run.points("val/loss")) == [1, 2, 3, 4]
-    assert {"vae_beta4_seed1.safetensors", "vae_beta4_seed1_history.csv", "evaluation.json"} == run.files().keys()
-    assert record.has_data
-    assert record.model_id
+def made(params: Params, axes: dict[str, list[object]], **options: object) -> dict[str, Trial]:
+    return trials(params, "vae", axes, Path("out"), **{"cpus": 1, "gpus": 0, "parent": None} | options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("prepared")
+def test_trials_differ_in_their_values_threads_and_device_alone(params: Params) -> None:
+    found = made(params, {"beta": [0.5, 4.0], "vae.hidden_dims": [[16, 8]]}, cpus=3)
+    assert list(found) == ["beta=0.5,vae.hidden_dims=[16,8]", "beta=4.0,vae.hidden_dims=[16,8]"]
+    own = found["beta=4.0,vae.hidden_dims=[16,8]"].params
+    assert (own.beta, own.vae.hidden_dims, own.train.threads, own.train.device) == (4.0, [16, 8], 3, "cpu")
+    assert own.model_copy(update={"beta": params.beta, "vae": params.vae, "train": params.train}) == params
+
+
+def test_values_are_read_as_dvc_reads_them_and_each_is_tried_once(params: Params) -> None:
+    axes = parse_axes(params, "vae", ["beta=1,1.0,1e-2", "vae.hidden_dims=[8, 4],[]", "vae.net=mlp,conv"])
+    assert axes == {"beta": [1.0, 0.01], "vae.hidden_dims": [[8, 4], []], "vae.net": ["mlp", "conv"]}
 
 
 @pytest.mark.parametrize(
-    ("betas", "seeds", "message"), [([-1.0], [1], r"--betas: -1\.0 is not"), ([1.0], [-1], "--seeds: -1 is not")]
+    ("argument", "message"),
+    [
+        ("beta=-1", "beta: -1 is not allowed; allowed is greater than or equal to 0"),
+        ("beta=one", "beta: 'one' is not allowed; allowed is a valid number"),
+        ("train.patience=1.5", r"train.patience: 1\.5 is not allowed; allowed is a valid integer"),
+        ("bta=1", "'bta' is not allowed; allowed are seed, beta, train.batch_size"),
+        ("ae.epochs=3", "'ae.epochs' is not allowed"),
+        ("likelihood=gaussian", "'likelihood' is not allowed"),
+        ("train.threads=2", "--cpus sets train.threads"),
+        ("beta", "each key once with values between commas"),
+        ("seed=1", "each key once with values between commas"),
+        ("beta=[1", "not valid YAML"),
+    ],
 )
-def test_values_that_are_not_allowed_are_refused_before_any_work(
-    betas: list[float], seeds: list[int], message: str, params: Params, data_file: Path, workspace: Path
-) -> None:
+def test_a_mistake_names_the_argument_and_what_is_allowed(argument: str, message: str, params: Params) -> None:
     with pytest.raises(ParamsError, match=message) as caught:
-        sweep(params, betas, seeds, data_file, Path("no classifier"), workspace / "out")
-    assert caught.value.exit_code == 2
-    assert not (workspace / "out").exists()
+        parse_axes(params, "vae", ["seed=1", argument])
+    assert str(caught.value).startswith(f"--grid {argument}:")
+
+
+@pytest.mark.usefixtures("prepared")
+def test_values_that_are_not_allowed_together_are_refused(params: Params) -> None:
+    axes = parse_axes(params, "vae", ["train.batch_size=16,20", "train.shards=2,8"])
+    with pytest.raises(ParamsError, match=r"--grid train\.batch_size=20,train\.shards=8: train: batch_size 20 is not a multiple"):
+        made(params, axes)
+
+
+def test_the_code_of_a_fingerprint_is_what_a_stage_that_trains_lists() -> None:
+    listed = {dep.removeprefix("pipeline/") for dep in STAGES["train_vae"]["deps"] if dep.startswith("pipeline/")}
+    assert set(CODE) == listed
+
+
+@pytest.mark.parametrize("model", ["vae", "ae"])
+def test_the_keys_of_a_grid_are_params_of_the_stage_that_trains(model: str, params: Params) -> None:
+    read = STAGES[f"train_{model}"]["params"]
+    assert {key.partition(".")[0] for key in allowed(params, model)} == set(read) - {"likelihood", "data.val_size"}
+
+
+def test_a_fingerprint_changes_with_values_data_and_threads(params: Params, prepared: Path) -> None:
+    found = [*made(params, {"beta": [1.0, 4.0]}).values(), *made(params, {"beta": [1.0]}, cpus=2).values()]
+    other = params.model_copy(update={"figures": params.figures.model_copy(update={"dpi": 99})})
+    assert made(other, {"beta": [1.0]})["beta=1.0"].fingerprint == found[0].fingerprint, "figures do not train"
+    before = md5(prepared)
+    prepared.write_bytes(prepared.read_bytes() + b" ")
+    assert md5(prepared) != before
+    found += made(params, {"beta": [1.0]}).values()
+    assert len({trial.fingerprint for trial in found}) == 4
+
+
+@pytest.mark.usefixtures("prepared")
+def test_the_command_sets_what_params_yaml_does_not_say(params: Params) -> None:
+    found = made(params, {"vae.hidden_dims": [[16, 8]], "seed": [3]})
+    (trial,) = found.values()
+    assert command(trial, params) == "dvc exp run -S 'vae.hidden_dims=[16,8]' -S seed=3"
+    other = params.model_copy(update={"train": params.train.model_copy(update={"threads": 4, "device": "auto"})})
+    assert command(trial, other).endswith(" -S seed=3 -S train.threads=1 -S train.device=cpu")

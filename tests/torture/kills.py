@@ -141,8 +141,8 @@ def sync(case: Case) -> None:
 @case("kill: sweep")
 def sweep(case: Case) -> None:
     """`latent sweep` and one of its trainers."""
-    command = (*LATENT, "sweep", "--betas", "2,3")
-    paths = [f"models/sweep/vae_beta{beta}_seed1{suffix}" for beta in (2, 3) for suffix in (".safetensors", "_history.csv")]
+    command = (*LATENT, "sweep", "--grid", "beta=2,3")
+    paths = [f"models/sweep/beta={beta}.0/vae{suffix}" for beta in (2, 3) for suffix in (".safetensors", "_history.csv")]
     whole = case.lab.repo("whole", bare_store=True)
     case.read(case.lab.fork(whole, command), "undisturbed")
     wanted = Store.of(whole / "mlflow.db").curves()

@@ -52,7 +52,7 @@ def two(case: Case) -> None:
             case.store_holds(Store.of(repo / "mlflow.db"), case.wanted("train_vae"), "two dvc repro")
             case.settle()
         else:
-            command = (*LATENT, "sweep", "--betas", "2")
+            command = (*LATENT, "sweep", "--grid", "beta=2")
             together(case, [case.lab.fork(repo, command) for _ in range(2)], "two sweeps", (0, BUSY))
             case.read(case.lab.fork(repo, command), "after two sweeps")
             found = Store.of(repo / "mlflow.db")

@@ -59,7 +59,7 @@ def real(case: Case) -> None:
         command, match = {
             "dvc": (("dvc", "repro", "--single-item", "train_vae"), "-m stages."),
             "train": (("python", "-m", "stages.train", "vae"), "-m stages."),
-            "sweep": (("latent", "sweep", "--betas", "1"), "latent sweep"),
+            "sweep": (("latent", "sweep", "--grid", "beta=1"), "latent sweep"),
             "sync": (("latent", "sync"), "latent sync"),
         }[name]
         plan = case.plan(counts, ("import", "import", "write"), number, match=match, target="group")

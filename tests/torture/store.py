@@ -11,7 +11,7 @@ VOLATILE = "samples_per_second"  # a metric that no file holds
 
 @dataclass(frozen=True)
 class Store:
-    """The runs and points of an mlflow.db, read without a change."""
+    """The runs of trainings and their points in an mlflow.db, read without a change."""
 
     runs: dict[str, tuple[str, str, str]]  # stage, md5 of the weights and status by run
     points: Counter[tuple[str, str, int]]  # run, key, step
@@ -24,6 +24,7 @@ class Store:
             listed = "from runs r join experiments e using (experiment_id) where r.lifecycle_stage = 'active'"
             found = db.execute(f"select r.run_uuid, r.status {listed} {where}").fetchall()
             tags = {(run, key): value for run, key, value in db.execute("select run_uuid, key, value from tags")}
+            found = [(run, status) for run, status in found if tags.get((run, "role")) != "grid"]  # which is of a whole sweep
             runs = {run: (tags.get((run, "dvc.stage"), ""), tags.get((run, "model.md5"), ""), status) for run, status in found}
             rows = [row for row in db.execute("select run_uuid, key, step, value from metrics") if row[0] in runs]
         points = Counter((run, key, step) for run, key, step, _ in rows)

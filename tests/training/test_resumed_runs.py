@@ -7,7 +7,6 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.params import Params
-from pipeline.sweeps import grid, trainings
 from pipeline.tracking import store
 from pipeline.training import run as training_run
 from pipeline.training.checkpoint import Checkpoints
@@ -108,27 +107,3 @@ def test_points_that_a_killed_process_did_not_send_are_added(
     status, points, _, _ = held()
     assert {step for key, step in points if key == "val/loss"} == {1, 2, 3, 4}
     assert (status, set(points.values())) == ("FINISHED", {1})
-
-
-def test_sweep_that_is_killed_while_it_evaluates_trains_nothing_again(
-    params: Params, data_file: Path, workspace: Path, power: Power, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def serial(tasks: dict[str, object], *_: object) -> dict[str, object]:
-        return {label: task(lambda text: None) for label, task in tasks.items()}  # type: ignore[operator]
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainings, "run_all", serial)
-    sweep = (params, [0.5, 4.0], [1], data_file, Path("no classifier"), workspace / "out")
-    with monkeypatch.context() as patch:
-        patch.setattr(grid, "run_evaluations", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            grid.sweep(*sweep)
-    trained = power.steps
-    assert trained == 2 * 4 * 6
-    monkeypatch.setattr(grid, "run_evaluations", lambda *_: None)
-    grid.sweep(*sweep)
-    assert power.steps == trained
-    assert Counter((record.status, record.tags["role"]) for record, _ in store.records()) == {("FINISHED", "sweep"): 2}
-    assert not list((workspace / ".pipeline").rglob("*.safetensors"))
