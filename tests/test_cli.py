@@ -142,7 +142,7 @@ def test_sweep_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(alive=False)
-    fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment: [experiment])
+    fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment, wanted: [experiment, wanted])
     fake(monkeypatch, "pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[run]), render=str)
     fake(monkeypatch, "pipeline.reporting.compare_figures", write_comparison=lambda *given: ["curves"])
     result = call("compare")
