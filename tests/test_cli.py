@@ -157,7 +157,7 @@ from types import ModuleType, SimpleNamespace
 def fake(name, **content):
     sys.modules[name] = module = ModuleType(name)
     vars(module).update(content)
-fake("pipeline.tracking.store", records=lambda experiment: [])
+fake("pipeline.tracking.store", records=lambda experiment, wanted: [])
 fake("pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[]), render=lambda compared: "a table")
 fake("pipeline.reporting.compare_figures", write_comparison=lambda *given: [])
 from pipeline.cli import main
