@@ -76,6 +76,9 @@ def main(context: click.Context) -> None:
 @click.option("--model", help="Only runs of this model.")
 @click.option("--data", help="Only runs on this version of the data set, the md5 of data/dataset.safetensors; all: on any.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, help="Only runs with this tag, key=value; repeatable.")
+@click.option("--filter", "wanted", default="", help="Only runs that MLflow's search finds by this, as in \"params.beta = '4'\".")
+@click.option("--top", type=click.IntRange(1), help="Only the best settings, as many; runs of one differ by their seed alone.")
+@click.option("--metric", help="What is best: highest of an ELBO, log p or accuracy, else lowest.  [default: test/elbo]")
 @click.option("--out", default="compare", show_default=True, type=PATH, help="Folder for png, csv and html.")
 @click.option("--dpi", default=110, show_default=True, type=click.IntRange(50, 600), help="Dots per inch of the png.")
 def compare(
@@ -84,6 +87,9 @@ def compare(
     model: str | None,
     data: str | None,
     tags: dict[str, str],
+    wanted: str,
+    top: int | None,
+    metric: str | None,
     out: Path,
     dpi: int,
 ) -> None:
@@ -94,7 +100,7 @@ def compare(
     from pipeline.reporting.compare_figures import write_comparison
     from pipeline.tracking.store import records
 
-    compared = select(records(experiment), dataset, model, tags, data)
+    compared = select(records(experiment, wanted=wanted), dataset, model, tags, data, top, metric)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with console.capture() as table:  # it would end the process with 1 when the reader has gone
         console.print(render(compared))

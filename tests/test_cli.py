@@ -147,7 +147,7 @@ def test_sweep_passes_its_options_on_and_shows_and_saves_what_it_found(monkeypat
 
 def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(alive=False)
-    fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment: [experiment])
+    fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment, wanted: [experiment, wanted])
     fake(monkeypatch, "pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[run]), render=str)
     fake(monkeypatch, "pipeline.reporting.compare_figures", write_comparison=lambda *given: ["curves"])
     result = call("compare")
@@ -162,7 +162,7 @@ from types import ModuleType, SimpleNamespace
 def fake(name, **content):
     sys.modules[name] = module = ModuleType(name)
     vars(module).update(content)
-fake("pipeline.tracking.store", records=lambda experiment: [])
+fake("pipeline.tracking.store", records=lambda experiment, wanted: [])
 fake("pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[]), render=lambda compared: "a table")
 fake("pipeline.reporting.compare_figures", write_comparison=lambda *given: [])
 from pipeline.cli import main

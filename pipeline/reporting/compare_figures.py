@@ -4,6 +4,7 @@ import html
 import sys
 import tempfile
 from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -18,21 +19,40 @@ from pipeline.errors import IntegrityError
 from pipeline.figures.history import TERMS, epoch_axes
 from pipeline.figures.style import DOT, INK, PENCIL, image_panels, is_ink, marks, new_figure, png, series_colors, styled, tiles
 from pipeline.models.weights import Trained, load_weights
-from pipeline.reporting.compare import Comparison, shown, texts
+from pipeline.reporting.compare import METRICS, Comparison, shown, texts
 from pipeline.runtime import generator
 from pipeline.storage import write
+from pipeline.tracking.store import histories
 
-MAX_PICTURED = 12  # models whose images are drawn
+MAX_DRAWN = 12  # settings, or series, that are drawn in a color of their own
+MAX_DOTS = 60  # runs above which a dot is small
+_LEGEND = 110  # letters in a line of a legend below a figure
 GRID, PLANE = 6, 15  # images along each side of the samples and of the decoded plane
 
 
-def _plot(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """Draw a dot for each run and a line through the means over seeds, by series."""
-    for name, color in series_colors(rows["series"]).items():
-        own = rows[rows["series"] == name]
-        means = own.groupby("beta", as_index=False)[["recon", "kl", "elbo"]].mean()
-        ax.plot(means[x], means[y], color=color, lw=1.5, label=name)
-        ax.plot(own[x], own[y], color=color, **DOT)
+def _colors(names: pd.Series, best: Sequence[str]) -> dict[str, str]:
+    """Return a color for each name in its order, of at most :data:`MAX_DRAWN`; the others are the last of ``best`` and gray."""
+    drawn = set(list(dict.fromkeys(best))[:MAX_DRAWN])
+    others = [name for name in dict.fromkeys(names) if name not in drawn]
+    return dict.fromkeys(others, PENCIL) | series_colors(name for name in names if name in drawn)
+
+
+def _plot(ax: Axes, compared: Comparison, x: str, y: str) -> None:
+    """Draw a dot for each run and a line through the means over seeds, by series; against beta also the range of the seeds."""
+    rows = compared.scored()
+    series = dict(zip(rows["setting"], rows["series"], strict=True))
+    colors = _colors(rows["series"], [series[setting] for setting in compared.best if setting in series])
+    dot = DOT if len(rows) <= MAX_DOTS else DOT | {"ms": 2.5, "mew": 0, "alpha": 0.4}
+    others = list(colors.values()).count(PENCIL)
+    for number, (name, color) in enumerate(colors.items()):
+        own, is_gray = rows[rows["series"] == name], color == PENCIL
+        by_beta = own.groupby("beta", as_index=False)[list(METRICS)]
+        means, label = by_beta.mean(), (f"{others} other series" if is_gray and not number else None if is_gray else name)
+        ax.plot(means[x], means[y], color=color, lw=0.7 if is_gray else 1.5, label=label)
+        if x == "beta":
+            ax.fill_between(means[x], by_beta.min()[y], by_beta.max()[y], color=color, alpha=0.2, lw=0)
+        if not is_gray:
+            ax.plot(own[x], own[y], color=color, **dot)
 
 
 def rate_distortion(compared: Comparison) -> Figure | None:
@@ -42,11 +62,10 @@ def rate_distortion(compared: Comparison) -> Figure | None:
         return None
     figure = new_figure(4.6, 6.4)
     ax = figure.add_subplot()
-    _plot(ax, rows, "kl", "recon")
-    for mean in rows.groupby(["series", "beta"], as_index=False)[["kl", "recon"]].mean().to_dict("records"):
-        ax.annotate(f"β = {mean['beta']:g}", (mean["kl"], mean["recon"]), xytext=(7, 5), textcoords="offset points")
+    _plot(ax, compared, "kl", "recon")
     ax.margins(0.12)
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    _name_betas(ax, rows)
     for total in MaxNLocator(8).tick_values(left + low, right + high):
         ax.plot([left, right], [total - left, total - right], color=PENCIL, lw=0.8, ls=":", zorder=0)
         for x, y in ((left, total - left), (total - high, high)):  # where the line enters: at the left or at the top
@@ -59,6 +78,17 @@ def rate_distortion(compared: Comparison) -> Figure | None:
     return figure
 
 
+def _name_betas(ax: Axes, rows: pd.DataFrame) -> None:
+    """Write its beta at each mean over seeds that has room."""
+    written: list[np.ndarray] = []
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    for mean in rows.groupby(["series", "beta"], as_index=False)[["kl", "recon"]].mean().to_dict("records"):
+        place = np.array([(mean["kl"] - left) / (right - left), (mean["recon"] - low) / (high - low)])
+        if all(np.any(np.abs(place - other) > (0.12, 0.04)) for other in written):  # the size of a text
+            ax.annotate(f"β = {mean['beta']:g}", (mean["kl"], mean["recon"]), xytext=(7, 5), textcoords="offset points")
+            written.append(place)
+
+
 def terms_by_beta(compared: Comparison) -> Figure | None:
     """Draw reconstruction, KL and ELBO against beta."""
     rows = compared.scored()
@@ -67,32 +97,50 @@ def terms_by_beta(compared: Comparison) -> Figure | None:
     figure, ticks = new_figure(2.7), sorted(rows["beta"].unique())
     titles = {"recon": "Reconstruction", "kl": "KL", "elbo": "ELBO at β = 1"}
     for ax, (term, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        _plot(ax, rows, "beta", term)
+        _plot(ax, compared, "beta", term)
         ax.set_xscale("symlog", base=2, linthresh=0.25)  # beta may be 0
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.grid(axis="y")
         ax.set(title=title, xlabel="β in training", ylabel="nats per test image")
-    figure.axes[0].legend()
+    _legend(figure)
     return figure
 
 
+def _legend(figure: Figure, title: str | None = None) -> None:
+    lines = figure.axes[0].get_legend_handles_labels()[0]
+    widest = max((len(str(line.get_label())) for line in lines), default=1)
+    columns = max(1, min(len(lines), _LEGEND // (widest + 6)))
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, title=title)
+
+
 def curves(compared: Comparison) -> Figure | None:
-    """Draw validation loss, reconstruction and KL over the epochs, a color for each beta, a dash pattern for each seed."""
-    runs = list(zip(compared.table["name"], compared.table["seed"], compared.runs, strict=True))
-    points = {term: {name: run.points(f"val/{term}") for name, _, run in runs} for term in TERMS}
-    titles = {term: title for term, title in (TERMS | {"loss": "Loss at β = 1"}).items() if any(points[term].values())}
+    """Draw validation loss, reconstruction and KL over the epochs: for each of the best settings the mean over its runs.
+
+    A band is their range. The histories of the other settings are not read.
+    """
+    shown = compared.table[compared.table["setting"].isin(compared.best[:MAX_DRAWN])]
+    runs = [compared.runs[index] for index in shown.index]
+    points = {term: pd.DataFrame(histories(runs, f"val/{term}")).set_index(shown["setting"]) for term in TERMS}
+    titles = {term: title for term, title in (TERMS | {"loss": "Loss at β = 1"}).items() if not points[term].empty}
     if not titles:
         return None
-    figure, seeds = new_figure(3), list(compared.table["seed"].unique())
-    kinds = {name: name.replace(f" seed={seed:.0f}", "") for name, seed, _ in runs}
-    colors, axes = series_colors(kinds.values()), epoch_axes(figure, list(titles.values()), "nats per validation image")
+    figure, colors = new_figure(3), series_colors(shown["setting"])
+    axes, several = epoch_axes(figure, list(titles.values()), "nats per validation image"), False
     for ax, term in zip(axes, titles, strict=True):
-        for name, seed, _ in runs:
-            if values := points[term][name]:
-                dash = ("-", "--", ":", "-.")[seeds.index(seed) % 4]
-                ax.plot(list(values), list(values.values()), color=colors[kinds[name]], ls=dash, lw=1.5, label=name)
-    figure.legend(handles=axes[0].get_lines(), loc="outside lower center", ncols=min(len(axes[0].get_lines()), 6))
+        for name, color in colors.items():
+            own = points[term].loc[[name]].dropna(how="all")
+            if own.empty:
+                continue
+            # Where most of the runs have ended, those left would make the mean jump.
+            epochs = own.T.sort_index().dropna(thresh=(len(own) + 1) // 2)
+            several |= len(own) > 1
+            label = f"{name}, {len(own)} runs" if len(own) > 1 else name
+            ax.plot(epochs.index, epochs.mean(axis=1), color=color, lw=1.5, label=label)
+            if len(own) > 1:
+                ax.fill_between(epochs.index, epochs.min(axis=1), epochs.max(axis=1), color=color, alpha=0.25, lw=0)
+    best = f"the best {len(colors)} of {len(compared.best)} settings by {compared.metric}" * (len(colors) < len(compared.best))
+    _legend(figure, "; ".join(filter(None, [best, "line: mean over seeds, band: their range" * several])) or None)
     return figure
 
 
@@ -103,19 +151,18 @@ def decode(trained: Trained, z: np.ndarray) -> np.ndarray:
 
 
 def pictured(compared: Comparison) -> dict[str, Trained]:
-    """Return the models to draw by their run's name: of each model and beta the first seed that this version can read."""
+    """Return the models to draw by their run's name: of each of the best settings the first seed that this version can read."""
     models: dict[str, Trained] = {}
-    drawn = set()
+    left = set(compared.best[:MAX_DRAWN])
     with tempfile.TemporaryDirectory() as folder:
         for row, run in zip(compared.table.to_dict("records"), compared.runs, strict=True):
-            kind = str([row["model"], row["latent_dim"], row["beta"]])
-            if kind in drawn or len(models) == MAX_PICTURED:
+            if row["setting"] not in left:
                 continue
             weights = [path for path in run.files() if path.endswith(".safetensors") and "/" not in path]
             try:
                 if weights and (file := run.fetch(weights[0], Path(folder))):
                     models[row["name"]] = load_weights(file)
-                    drawn.add(kind)
+                    left.remove(row["setting"])
             except IntegrityError:
                 print(f"note: {row['name']}: weights of another version; its pictures are left out", file=sys.stderr)
     return models
@@ -151,12 +198,15 @@ def manifolds(models: dict[str, Trained]) -> Figure | None:
 
 def page(compared: Comparison, pictures: dict[str, bytes]) -> str:
     """Return the comparison as one HTML file that needs no other."""
+    rows, number = compared.listed(), len(compared.table)
+    cut = f"The table has {len(rows)} of {number:,} runs, those of the best settings by {compared.metric}; runs.csv has all."
     with pd.option_context("display.max_colwidth", None):
-        table = pd.DataFrame(texts(compared.table), columns=shown(compared.table)).to_html(index=False, border=0)
+        table = pd.DataFrame(texts(rows), columns=shown(rows)).to_html(index=False, border=0)
     image = '<figure><img alt="{}" src="data:image/png;base64,{}"></figure>'
     return Template(Path(__file__).with_name("compare.html").read_text()).substitute(
         title=f"Runs on {html.escape(compared.dataset)}",
         table=table,
+        cut=f"<p>{html.escape(cut)}</p>" if len(rows) < number else "",
         figures="\n".join(image.format(name.replace("_", " "), b64encode(data).decode()) for name, data in pictures.items()),
     )
 

@@ -1,16 +1,17 @@
 """The MLflow store: its address, the connection to it, and runs started, found, listed and ended in it."""
 
 import errno
+import http
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, PipelineError, reason, redact
+from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, ParamsError, PipelineError, reason, redact
 from pipeline.startup import repository_root
 from pipeline.tracking import database
 from pipeline.tracking.database import load_mlflow
@@ -27,7 +28,10 @@ PARENT = "MLFLOW_PARENT_RUN_ID"
 """The environment variable with the id of the run of a sweep, below which MLflow shows the runs of its trials."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow does not ask what the experiment is for
 _NEWEST_FIRST = ["attributes.start_time DESC"]
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+# What MLflow's own pages ask for curves, and its limits on runs in a question and points in an answer.
+_BULK, _MOST_RUNS, _MOST_POINTS = "/ajax-api/2.0/mlflow/metrics/get-history-bulk", 100, 25_000
 _SQLITE_PROBLEMS = {  # the second is a limit on the size of files, too
     "database or disk is full": errno.ENOSPC,
     "disk I/O error": errno.ENOSPC,
@@ -178,7 +182,7 @@ def explained(error: Exception) -> Exception:
             return OSError(number, problem, str(database.file_of(store_uri()) or uri))
     if code in _DENIED or {401, 403} & set(map(_http_status, chain)):
         return AccessError(f"{uri} does not let this user do it ({reason(error)}); MLFLOW_TRACKING_USERNAME names the user")
-    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+    if code in _REFUSED:
         return IntegrityError(f"MLflow refuses it ({reason(error)})")
     return PipelineError(f"the MLflow store {uri} does not answer ({reason(error)})")
 
@@ -192,16 +196,51 @@ def connected(experiment: str | None = None) -> Iterator[tuple[Client, str]]:
         raise explained(error) from None
 
 
-def records(experiment: str | None = None, deleted: bool = False) -> list[tuple[Record, Run]]:
+def records(experiment: str | None = None, deleted: bool = False, wanted: str = "") -> list[tuple[Record, Run]]:
     """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked.
 
-    Raises what :func:`explained` returns.
+    ``wanted`` is a filter in the language of MLflow's search, by which the store chooses: ``params.beta = '4'``.
+    Raises ParamsError for a filter that MLflow refuses, and else what :func:`explained` returns.
     """
     with connected(experiment) as (client, number):
         mlflow = load_mlflow()
         kind = mlflow.entities.ViewType.ALL if deleted else mlflow.entities.ViewType.ACTIVE_ONLY
-        found = mlflow.search_runs([number], run_view_type=kind, order_by=_NEWEST_FIRST, output_format="list")
+        try:
+            found = mlflow.search_runs([number], wanted, kind, order_by=_NEWEST_FIRST, output_format="list")
+        except mlflow.exceptions.MlflowException as error:
+            if not wanted or error.error_code not in _REFUSED:
+                raise
+            allowed = "allowed is one as in `latent compare --filter \"params.beta = '4'\"`"
+            raise ParamsError(f"MLflow refuses the filter {wanted} ({reason(error)}); {allowed}") from None
         return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
+
+
+def histories(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
+    """Return a metric's value at each step, of each run: in one call to a database, in one for 100 runs to a server.
+
+    All are empty where the store fails, which ends the first run.
+    """
+
+    def read(client: Client, _: str) -> list[dict[int, float]]:
+        points: dict[str, dict[int, float]] = {run.id: {} for run in runs if run.id}
+        numbers, store = list(points), client._tracking_client.store  # the client itself asks for one run at a time
+        if hasattr(store, "get_metric_history_bulk"):
+            for found in store.get_metric_history_bulk(numbers, key, sys.maxsize):
+                points[found.run_id][found.step] = found.value
+            return list(points.values())
+        request = load_mlflow().utils.rest_utils.http_request
+        for first in range(0, len(numbers), _MOST_RUNS):
+            part = numbers[first : first + _MOST_RUNS]
+            asked = {"run_id": part, "metric_key": key}
+            answer = request(store.get_host_creds(), _BULK, "GET", params=asked)
+            rows = answer.json()["metrics"] if answer.status_code == http.HTTPStatus.OK else []
+            if not 0 < len(rows) < _MOST_POINTS:  # another server, or an answer that may be cut
+                points |= {number: {row.step: row.value for row in client.get_metric_history(number, key)} for number in part}
+            for row in rows:
+                points[row["run_id"]][row["step"]] = row["value"]
+        return list(points.values())
+
+    return (runs[0].attempt(read, num_requests=len(runs)) if runs else None) or [{} for _ in runs]
 
 
 def complete_experiment() -> None:

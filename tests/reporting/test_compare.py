@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import sqlalchemy
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.errors import ParamsError
+from pipeline.reporting import compare, compare_figures
 from pipeline.reporting.compare import COLUMNS, render, select, texts
 from pipeline.tracking import store as tracking
 from pipeline.tracking.run import Record
@@ -21,9 +23,17 @@ pytestmark = [
 ]
 
 
-def found(name: str, number: int, model: str = "vae", metrics: dict[str, float] | None = None, **tags: str) -> Any:
-    """Return a record, with weights that ``number`` tells apart, and its run."""
+def found(
+    name: str,
+    number: int,
+    model: str = "vae",
+    metrics: dict[str, float] | None = None,
+    others: dict[str, str] | None = None,
+    **tags: str,
+) -> Any:
+    """Return a record, with weights that ``number`` tells apart and ``others`` of the params, and its run."""
     params = {"model.name": model, "model.latent_dim": str(number), "seed": "1"} | ({"beta": "1"} if model == "vae" else {})
+    params |= others or {}
     tags = {"dataset": "blobs", "model.md5": str(number)} | tags
     return Record(f"{number:04}", name, "FINISHED", params, tags, metrics or {}, False, None, False), SimpleNamespace(name=name)
 
@@ -88,6 +98,62 @@ def test_runs_on_several_versions_are_no_series() -> None:
     runs = [found(name, 2, metrics=metrics, **{"data.md5": name * 8, "model.md5": name}) for name in "ab"]
     assert select(runs, None, None, {}, "all").scored()["series"].nunique() == 2
     assert select(runs, None, None, {}, "a").scored()["series"].tolist() == ["vae d=2"]
+
+
+def seeds(beta: str, elbos: list[float], first: int, **others: str) -> list[Any]:
+    """Return runs with these ELBOs that differ by their seed alone."""
+    both = {"beta": beta, "model.latent_dim": "2"} | others
+    return [
+        found(
+            f"{beta} {seed}", first + seed, metrics={"test_elbo": elbo, "test_kl": elbo / -9}, others=both | {"seed": f"{seed}"}
+        )
+        for seed, elbo in enumerate(elbos)
+    ]
+
+
+SEEDS = [*seeds("1", [-30.0, -10.0], 0), *seeds("4", [-15.0, -16.0], 10), *seeds("2", [-40.0], 20)]
+
+
+def test_runs_that_differ_by_their_seed_alone_are_one_setting_named_by_what_tells_it_from_others() -> None:
+    fast = seeds("1", [-20.0], 30, **{"train.learning_rate": "0.1", "train.threads": "8"})
+    table = select([*SEEDS, *fast], None, None, {}).table
+    settings = {"vae d=2 β=1": 2, "vae d=2 β=1 learning_rate=0.1": 1, "vae d=2 β=2": 1, "vae d=2 β=4": 2}
+    assert table["setting"].value_counts().to_dict() == settings
+    assert table["series"].value_counts().to_dict() == {"vae d=2": 5, "vae d=2 learning_rate=0.1": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "top", "betas"),
+    [
+        (None, 1, [4.0, 4.0]),  # -10 is the best run, but the mean over its seeds is worse
+        (None, 2, [1.0, 1.0, 4.0, 4.0]),
+        ("test_elbo", 9, [1.0, 1.0, 2.0, 4.0, 4.0]),
+        ("test/kl", 1, [4.0, 4.0]),  # lower is better
+    ],
+)
+def test_top_keeps_the_settings_that_are_best_in_the_mean_over_their_seeds(
+    metric: str | None, top: int, betas: list[float]
+) -> None:
+    compared = select(SEEDS, None, None, {}, top=top, metric=metric)
+    assert compared.table["beta"].tolist() == betas
+    assert len(compared.runs) == len(betas)
+    assert compared.best == ["vae d=2 β=4", "vae d=2 β=1", "vae d=2 β=2"][:top]
+
+
+def test_a_metric_that_no_run_has_is_refused() -> None:
+    with pytest.raises(
+        ParamsError, match="no run has the metric val/loss; --metric names one that they have: test_elbo, test_kl"
+    ):
+        select(SEEDS, None, None, {}, metric="val/loss")
+
+
+def test_a_long_table_is_cut_to_the_best_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "MAX_ROWS", 3)
+    compared = select(SEEDS, None, None, {})
+    assert len(compared.table) == 5
+    assert compared.listed()["name"].tolist() == ["1 0", "4 0", "4 1"]
+    assert render(compared).row_count == 3
+    assert str(render(compared).caption) == "3 of 5 runs, of the best settings by test/elbo; runs.csv has all"
 
 
 def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
@@ -155,3 +221,41 @@ def test_a_store_of_several_data_sets_or_without_runs_is_one_line() -> None:
     assert result.exit_code == 2
     assert result.stderr == "error: these runs are of several data sets (blobs, squares); choose one with --dataset\n"
     assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_mlflow_filters_and_what_it_refuses_is_one_line() -> None:
+    for beta in (1.0, 4.0):
+        log(f"beta {beta:g}", beta)
+    assert [record.name for record, _ in tracking.records(wanted="params.beta = '4'")] == ["beta 4"]
+    result = call("--out", "out", "--filter", "params.beta = 4")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: MLflow refuses the filter params.beta = 4 (")
+    assert line.endswith("""allowed is one as in `latent compare --filter "params.beta = '4'"`""")
+
+
+@pytest.mark.usefixtures("store")
+def test_runs_that_are_not_drawn_cost_no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_figures, "MAX_DRAWN", 1)
+    statements: list[str] = []
+
+    def count(*asked: Any) -> None:
+        statements.append(asked[2])
+
+    def asked() -> int:
+        statements.clear()
+        compared = select(tracking.records(), None, None, {})
+        assert compare_figures.curves(compared)
+        compare_figures.pictured(compared)
+        return len(statements)
+
+    log("best", 1.0)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+    try:
+        alone = asked()
+        for beta in (2.0, 3.0, 4.0):
+            log(f"worse {beta:g}", beta)
+        assert asked() == alone
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", count)

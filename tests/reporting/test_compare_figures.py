@@ -47,8 +47,9 @@ class FakeRun:
 
 
 @pytest.fixture
-def compare(tmp_path: Path) -> Compare:
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """A function that returns the comparison of runs ``(model, beta, seed, latent_dim, readable)``."""
+    monkeypatch.setattr(compare_figures, "histories", lambda runs, key: [run.points(key) for run in runs])
 
     def make(*asked: tuple[str, float | None, int, int, bool]) -> Comparison:
         rows, runs = [], []
@@ -56,12 +57,14 @@ def compare(tmp_path: Path) -> Compare:
             recon, kl = (20.0, None) if beta is None else TERMS[beta]
             elbo = None if kl is None else -recon - kl
             name = f"{model} beta={beta} seed={seed}"
-            rows.append(
-                (name, "main", model, beta, latent_dim, seed, recon, kl, elbo, None, None, "blobs", "FINISHED", str(number))
-            )
+            series = f"{model} d={latent_dim}"
+            setting = series if beta is None else f"{series} β={beta:g}"
+            values = (name, "main", model, beta, latent_dim, seed, recon, kl, elbo, None, None, "blobs", "FINISHED", str(number))
+            rows.append((*values, setting, series))
             runs.append(FakeRun(tmp_path / str(number), tiny(model, latent_dim, beta), readable))
         numbers = {"beta": float, "kl": float, "elbo": float}
-        return Comparison(pd.DataFrame(rows, columns=COLUMNS).astype(numbers), runs)
+        table = pd.DataFrame(rows, columns=COLUMNS).astype(numbers)
+        return Comparison(table, runs, list(dict.fromkeys(table["setting"])))
 
     return make
 
@@ -101,6 +104,8 @@ def test_terms_by_beta_average_over_seeds(compare: Compare) -> None:
     assert dots(figure) == [(1.0, 27.0), (1.0, 29.0), (4.0, 34.0)]
     (means,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "None"]
     assert means.get_xydata().tolist() == [[1.0, 28.0], [4.0, 34.0]]
+    (band,) = figure.axes[0].collections
+    assert {(1.0, 27.0), (1.0, 29.0)} <= {tuple(point) for point in band.get_paths()[0].vertices}
 
 
 def test_runs_without_an_elbo_have_no_rate(compare: Compare) -> None:
@@ -114,7 +119,39 @@ def test_curves_of_the_terms_that_were_logged(compare: Compare) -> None:
     assert figure is not None
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["Loss at β = 1", "Reconstruction"]
     assert [line.get_ydata().tolist() for line in figure.axes[0].get_lines()] == [[40.0, 39.0, 38.5]] * len(ALL)
-    assert [line.get_label() for line in figure.axes[0].get_lines()] == compared.table["name"].tolist()
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == compared.table["setting"].tolist()
+    assert figure.legends[0].get_title().get_text() == ""
+
+
+def test_seeds_are_one_band_with_one_entry_in_the_legend(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = compare(*[("vae", 1.0, seed, 2, True) for seed in (1, 2, 3)], ("vae", 4.0, 1, 2, True))
+    losses = [{1: 40.0, 2: 36.0}, {1: 41.0, 2: 37.0}, {1: 45.0, 2: 38.0, 3: 30.0}, {1: 50.0}]  # the third went on alone
+    monkeypatch.setattr(compare_figures, "histories", lambda runs, key: losses if key == "val/loss" else [{} for _ in runs])
+    figure = curves(compared)
+    assert figure is not None
+    (ax,) = figure.axes
+    assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[42.0, 37.0], [50.0]]
+    (band,) = ax.collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices} == {(1.0, 40.0), (1.0, 45.0), (2.0, 36.0), (2.0, 38.0)}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["vae d=2 β=1, 3 runs", "vae d=2 β=4"]
+    assert legend.get_title().get_text() == "line: mean over seeds, band: their range"
+
+
+def test_the_legends_have_the_best_alone(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_figures, "MAX_DRAWN", 2)
+    compared = compare(*ALL[1:], ("vae", 1.0, 1, 3, True), ("vae", 4.0, 1, 5, True))
+    read: list[int] = []
+    monkeypatch.setattr(compare_figures, "histories", lambda runs, key: read.append(len(runs)) or [{1: 40.0} for _ in runs])
+    drawn = curves(compared)
+    assert drawn is not None
+    assert set(read) == {2}
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["vae d=2 β=0.5", "vae d=2 β=1"]
+    assert legend.get_title().get_text() == "the best 2 of 5 settings by test/elbo"
+    figure = rate_distortion(compared)
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["1 other series", "vae d=2", "vae d=3"]
 
 
 def test_one_model_is_pictured_for_each_beta_and_latent_size(compare: Compare) -> None:
@@ -135,7 +172,7 @@ def test_weights_of_another_version_are_left_out_with_a_line(compare: Compare, c
 
 
 def test_the_number_of_pictured_models_is_limited(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_figures, "MAX_PICTURED", 2)
+    monkeypatch.setattr(compare_figures, "MAX_DRAWN", 2)
     assert len(pictured(compare(*ALL))) == 2
 
 
