@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from pipeline.inference.given import GivenImages
     from pipeline.models.weights import Trained
 
-THREADS = 2  # another number gives other last bits
-ROW = 8  # images in a row of a picture of pairs
+THREADS, ROW = 2, 8  # another number of threads gives other last bits; images in a row of a picture of pairs
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -206,7 +205,7 @@ def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: 
     columns = min(len(found), ROW)
     shown = originals if out.suffix == ".npz" else pictures.in_pairs(originals, decoded, columns)
     pictures.save_images(out, shown, columns, {"reconstructions": decoded})
-    error = float(((originals - decoded) ** 2).mean())
+    error = ((originals - decoded) ** 2).mean()
     click.echo(f"reconstruct: {len(found):,} images in {out}, mean squared error {error:.4f} per pixel")
 
 
