@@ -147,11 +147,12 @@ def report(against: str, out: Path, rules: Path | None) -> None:
 def summary(metrics: Path) -> None:
     """Print the result of the last run, what to open and what to try, as `dvc repro` does at its end."""
     from pipeline.storage import load_json, refusing
-    from pipeline.summary import closing_lines
+    from pipeline.summary import closing_lines, notes
 
     data, numbers = load_json(metrics / "data.json"), load_json(metrics / "summary.json")
+    paths = [metrics / "vae.json", metrics / "comparison.json"]
     with refusing(metrics, "metrics of a run"):
-        lines = closing_lines(data, numbers)
+        lines = closing_lines(data, numbers, notes(*(load_json(path) if path.exists() else {} for path in paths)))
     click.echo("\n".join(lines))
 
 

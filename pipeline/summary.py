@@ -1,6 +1,6 @@
 """The headline numbers of both models, which `dvc metrics diff` and `dvc exp show` list, and the lines that end `dvc repro`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Short names, as a table has room for few characters; the VAE's come first, as most experiments change them.
@@ -13,6 +13,7 @@ HEADLINE = {
     "knn": "latent/knn_accuracy",
 }
 MODELS = ("vae", "ae")
+FEW = 8  # of more latent dimensions than these, four are few, too
 
 Metrics = Mapping[str, Any]
 
@@ -27,11 +28,30 @@ def headline(metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     return {f"{model}/{name}": metrics[model][key] for model, name, key in named if key in metrics[model]}
 
 
-def closing_lines(data: Metrics, numbers: Metrics) -> list[str]:
+def notes(vae: Metrics, comparison: Metrics) -> list[str]:
+    """Return a line each for a VAE that uses few of its latent dimensions, and for claims about another data set.
+
+    ``vae`` are the metrics of the VAE, ``comparison`` those of the models of the second pipeline.
+
+    >>> notes({"dataset": "shapes", "test/active_units": 2}, {"vae_larger_beta_1/dataset": "mnist"})
+    ['Note    metrics/claims.json and comparison.json are of mnist; `make claims` makes those of shapes']
+    """
+    found, dimensions = list[str](), sum(name.startswith("test/kl_per_dim/") for name in vae)
+    if dimensions and 2 * (active := vae["test/active_units"]) <= min(dimensions, FEW):
+        used = f"the VAE uses {active} of its {dimensions} latent dimensions"
+        found.append(f"Note    {used}; docs/faq.md (posterior collapse) says what to do")
+    others = sorted({value for name, value in comparison.items() if name.endswith("/dataset")} - {vae.get("dataset")})
+    if vae and others:
+        cure = f"`make claims` makes those of {vae['dataset']}"
+        found.append(f"Note    metrics/claims.json and comparison.json are of {', '.join(others)}; {cure}")
+    return found
+
+
+def closing_lines(data: Metrics, numbers: Metrics, noted: Sequence[str] = ()) -> list[str]:
     """Return six lines on a run: two with the result, two with what to open, two with what to try; a seventh if some is missing.
 
-    ``data`` are the metrics of the download, ``numbers`` those of :func:`headline`. Where the data are the fallback, a warning
-    stands before them.
+    ``data`` are the metrics of the download, ``numbers`` those of :func:`headline`, ``noted`` the lines of :func:`notes`, which
+    follow the result. Where the data are the fallback, a warning stands before them.
     """
 
     def listed(**names: str) -> str:
@@ -50,6 +70,7 @@ def closing_lines(data: Metrics, numbers: Metrics) -> list[str]:
         f"Result  {name}, nats per image: VAE {vae}",
         f"        autoencoder {listed(reconstruction='ae/recon')}" + f"; Frechet distance of samples: {samples}" * bool(samples),
         *([why] if missing else []),
+        *noted,
         "Open    explorer/explorer.html in a browser: move through both latent spaces",
         "        metrics/figures/overview.png, or `make ui`: curves, samples and figures of every training",
         "Try     `dvc exp run -S beta=4 --name beta4`, then `dvc metrics diff`: a KL term of four times the weight",

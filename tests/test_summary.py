@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from pipeline.cli import main as latent
-from pipeline.summary import HEADLINE, MODELS, closing_lines, headline
+from pipeline.evaluation.likelihood import MAX_DIMENSIONS
+from pipeline.summary import HEADLINE, MODELS, closing_lines, headline, notes
 from pipeline.tracking.values import HEADLINE as MLFLOW
 from stages.summary import main as stage
 from tests.conftest import ROOT
@@ -43,6 +44,28 @@ def test_six_lines_end_a_run() -> None:
     assert closing_lines(DATA, {"ae/recon": 31.25})[1] == "        autoencoder reconstruction 31.25"
 
 
+@pytest.mark.parametrize(
+    ("dimensions", "active", "is_said"),
+    [(2, 0, True), (2, 1, True), (2, 2, False), (10, 4, True), (10, 5, False), (30, 4, True), (64, 0, False), (0, 0, False)],
+)
+def test_a_vae_that_uses_few_of_its_dimensions_is_named(dimensions: int, active: int, is_said: bool) -> None:
+    listed = {f"test/kl_per_dim/{index}": 0.0 for index in range(dimensions)} if dimensions <= MAX_DIMENSIONS else {}
+    found = notes({"dataset": "mnist", "test/active_units": active} | listed, {})
+    said = (
+        f"Note    the VAE uses {active} of its {dimensions} latent dimensions; docs/faq.md (posterior collapse) says what to do"
+    )
+    assert found == ([said] if is_said else [])
+    assert closing_lines(DATA, {}, found)[2 : 2 + len(found)] == found
+    assert "posterior collapse" in (ROOT / "docs/faq.md").read_text("utf-8")
+
+
+def test_claims_about_another_data_set_are_named() -> None:
+    vae, claimed = {"dataset": "shapes"}, {"vae_larger_beta_1/dataset": "mnist", "ae_1/dataset": "mnist", "ae_1/test/recon": 1.0}
+    (line,) = notes(vae, claimed)
+    assert line == "Note    metrics/claims.json and comparison.json are of mnist; `make claims` makes those of shapes"
+    assert notes({"dataset": "mnist"}, claimed) == notes(vae, {}) == notes({}, claimed) == []
+
+
 def test_a_run_on_the_fallback_says_so_first() -> None:
     warning, *lines = closing_lines({"name": "digits", "requested": "mnist"}, {})
     assert warning.startswith("WARNING these are the small digits, not mnist")
@@ -52,11 +75,15 @@ def test_a_run_on_the_fallback_says_so_first() -> None:
 @pytest.mark.usefixtures("workspace")
 def test_the_stage_writes_what_the_command_shows_again() -> None:
     Path("metrics").mkdir()
-    for name, values in {"data": DATA, "vae": MEASURED, "ae": {"test/recon": 31.25}}.items():
+    for name, values in {"data": DATA, "vae": MEASURED | {"dataset": "mnist"}, "ae": {"test/recon": 31.25}}.items():
         Path(f"metrics/{name}.json").write_text(json.dumps(values))
     printed = CliRunner().invoke(stage, catch_exceptions=False).stdout
     assert json.loads(Path("metrics/summary.json").read_text()) == headline({"vae": MEASURED, "ae": {"test/recon": 31.25}})
     assert CliRunner().invoke(latent, ["summary"]).stdout == printed
+    Path("metrics/comparison.json").write_text(json.dumps({"ae_1/dataset": "letters"}))
+    noted = CliRunner().invoke(stage, catch_exceptions=False).stdout
+    assert noted.count("are of letters; `make claims`") == 1
+    assert CliRunner().invoke(latent, ["summary"]).stdout == noted
     Path("metrics/summary.json").unlink()
     result = CliRunner().invoke(latent, ["summary"])
     assert result.exit_code == 3

@@ -17,20 +17,15 @@ from tqdm import tqdm
 
 from pipeline.data import Dataset, Images, Shape
 from pipeline.datasets.image_files import SUFFIXES, decode_image, read_content
-from pipeline.datasets.own import divided, find, is_test, name_of
+from pipeline.datasets.own import divided, find, is_test, listed, name_of, unread
 from pipeline.errors import OUT_OF_MEMORY, IntegrityError, PipelineError, printable
 from pipeline.startup import cores, die_with_parent
 
 SPLIT = {"train", "test"}
-NAMED = 10  # files that a line names
 TASK = 4  # files that a process reads at a time, which are finished when this one is stopped
 FEW = 500  # files that are read sooner than other processes start
 Read = tuple[bytes, np.ndarray | str]
 """The sha256 of a file, and its image or the reason why it has none."""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _note(text: str) -> None:
@@ -64,12 +59,12 @@ def _split(root: Path, files: Sequence[str]) -> np.ndarray | None:
         return None
     if others := sorted(tops - SPLIT):
         cure = "move its images into train, of which data.val_size are held out"
-        raise IntegrityError(f"{root}: beside train and test also {_listed(others)}; {cure}")
+        raise IntegrityError(f"{root}: beside train and test also {listed(others)}; {cure}")
     if tops != SPLIT:
         (only,) = tops
         raise IntegrityError(f"{root}: {only} alone; add the other of train and test, or set data.path to {root / only}")
     if beside := [file for file in files if "/" not in file]:
-        raise IntegrityError(f"{root}: images beside train and test ({_listed(beside)}); move each into one of them")
+        raise IntegrityError(f"{root}: images beside train and test ({listed(beside)}); move each into one of them")
     return np.array([file.startswith("test/") for file in files])
 
 
@@ -82,9 +77,9 @@ def _classes(root: Path, files: Sequence[str], test: np.ndarray | None) -> tuple
         return [], None
     if names[0] == "":
         beside = [file for file, owner in zip(files, owners, strict=True) if not owner]
-        raise IntegrityError(f"{root}: images beside the folders of the classes ({_listed(beside)}); move each into a class")
+        raise IntegrityError(f"{root}: images beside the folders of the classes ({listed(beside)}); move each into a class")
     if test is not None and (new := {*owners} - {owner for owner, tested in zip(owners, test, strict=True) if not tested}):
-        raise IntegrityError(f"{root}: train lacks classes of test: {_listed(sorted(new))}; add them, or move their images")
+        raise IntegrityError(f"{root}: train lacks classes of test: {listed(sorted(new))}; add them, or move their images")
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
     index = {name: number for number, name in enumerate(names)}
@@ -174,15 +169,14 @@ def folder(
     root = find("folder", path)
     files, others = _files(root)
     if others:
-        _note(f"{root}: not read, as no PNG, JPEG or WebP file: {_listed(others)}")
+        _note(f"{root}: not read, as no PNG, JPEG or WebP file: {listed(others)}")
     if not files:
         raise IntegrityError(f"{root}: no PNG, JPEG or WebP file; set data.path to the folder of your images")
     test = _split(root, files)
     classes, labels = _classes(root, files, test)
     pixels, digests, broken = _read_all(root, files, shape, fit, background, workers or len(cores()))
     if broken:
-        named = _listed([f"{file} ({reason})" for file, reason in broken.items()])
-        text = f"{root}: {len(broken):,} of {len(files):,} images cannot be read: {named}"
+        text = f"{root}: {unread(broken, len(files))}"
         if on_error == "stop" or not digests:
             skip = ", or set data.on_error to skip" if on_error == "stop" else ""
             raise IntegrityError(f"{text}; mend or delete them{skip}")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -14,6 +14,7 @@ from pipeline.errors import ParamsError
 ARRAYS = (".npz", ".npy", ".safetensors")
 KINDS = {"folder": "a folder of PNG, JPEG or WebP files", "arrays": f"a file ({', '.join(ARRAYS)})"}
 """The data sets of your own, by ``data.name``, and what ``data.path`` must be."""
+NAMED = 10  # files that a line names
 TAKEN = {"mnist", "fashion_mnist", "kmnist", "digits"}  # by the data sets that are not your own
 
 
@@ -42,6 +43,24 @@ def name_of(path: Path) -> str:
     name = "".join(" " if letter.isnumeric() and not letter.isalpha() and not letter.isdecimal() else letter for letter in name)
     name = re.sub(r"[^\w.-]+", "_", name).strip("_.-")[:90] or "images"  # of the letters that storage.Name allows
     return f"own_{name}" if name in TAKEN else name
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first ten names, and how many more there are.
+
+    >>> listed(["a"] * 2), listed(["b"] * 11)[-13:]
+    ('a, a', 'b and 1 more')
+    """
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def unread(broken: Mapping[str, str], total: int) -> str:
+    """Return a text that counts and names files that cannot be read, of which ``broken`` has the reasons.
+
+    >>> unread({"a.png": "empty"}, 3)
+    '1 of 3 images cannot be read: a.png (empty)'
+    """
+    return f"{len(broken):,} of {total:,} images cannot be read: {listed([f'{file} ({why})' for file, why in broken.items()])}"
 
 
 def is_test(digests: Sequence[bytes], fraction: float) -> np.ndarray:

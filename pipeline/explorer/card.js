@@ -23,8 +23,8 @@ class Card extends Plane {
     const first = this.models[0], beta = $(".beta", section), slider = $("input", beta);
     this.models.sort((a, b) => a.beta - b.beta);
     // One frame for all betas, so that the codes are seen to shrink.
-    this.frame = [0, 1].map((i) => [0, 1].map((side) => Math[side ? "max" : "min"](...models.map((m) => m.frame[i][side]))));
-    this.view = this.frame;
+    this.whole = [0, 1].map((i) => [0, 1].map((side) => Math[side ? "max" : "min"](...models.map((m) => m.frame[i][side]))));
+    this.view = this.frame = this.whole;
     beta.hidden = models.length === 1;
     this.start = this.models.indexOf(first);
     Object.assign(slider, { max: models.length - 1, value: this.start });
@@ -70,6 +70,9 @@ class Card extends Plane {
       this.places = steps.subarray(at, at + size);
       if (this.line) this.places = this.places.map((x, i) => (i % 2 ? this.final[i] : x));
     }
+    const before = this.frame; // the replay's has room for the codes of all epochs
+    this.frame = state.mode === "replay" && steps ? replay.frame : this.whole;
+    if (this.view === before) this.view = this.frame;
     this.repaint();
   }
 

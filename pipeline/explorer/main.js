@@ -87,6 +87,7 @@ function toolbar() {
 
 async function start() {
   await unpack();
+  accumulate = await simd().catch(() => accumulate);
   [page.labelsOf, page.pixels] = [array(page.labels), array(page.images)];
   page.count = page.pixels.length / testImage(0).length;
   readTheme();

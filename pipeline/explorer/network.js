@@ -4,7 +4,7 @@
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const element = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
-const number = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
+const number = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−"); // no minus before 0.00
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 const page = JSON.parse($("#data").textContent);
 let bytes;
@@ -31,86 +31,113 @@ function half(h) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
-// Add rows of ``weight``, ``length`` long and ``stride`` apart from ``at`` on, to ``sums`` from ``to`` on, each times its input, the
-// ``count`` numbers of ``x`` from ``from`` on. Inputs of zero cost nothing: a ReLU silences about every second one, and most pixels
-// of a digit are black. Four rows at once read and write the sums once.
-function accumulate(sums, to, length, x, from, count, weight, at, stride) {
-  for (let i = 0; i < count;) {
-    let a = 0, b = 0, c = 0, d = 0, rowA = 0, rowB = 0, rowC = 0, rowD = 0;
-    for (let found = 0; i < count && found < 4; i++) {
-      const value = x[from + i];
-      if (value === 0) continue;
-      [a, b, c, d] = [value, a, b, c];
-      [rowA, rowB, rowC, rowD] = [at + i * stride, rowA, rowB, rowC];
-      found++;
-    }
-    if (a !== 0) for (let k = 0; k < length; k++) {
-      sums[to + k] += a * weight[rowA + k] + b * weight[rowB + k] + c * weight[rowC + k] + d * weight[rowD + k];
-    }
-  }
+// The numbers that the networks compute with: weights, and what a layer reads and writes. A place is an index of ``heap``, in which
+// ``room`` is made when the page starts.
+const memory = new WebAssembly.Memory({ initial: 1 });
+const whole = (count) => (count + 3) & ~3; // numbers are taken four at a time
+let heap = new Float32Array(memory.buffer), used = 0;
+
+function room(count) {
+  const at = used;
+  used += whole(count) + 4;
+  const missing = 4 * used - memory.buffer.byteLength;
+  if (missing > 0) memory.grow(Math.ceil(missing / 65536)), heap = new Float32Array(memory.buffer);
+  return at;
 }
 
-// Each layer as a function from its input to its output, images channels last. Convolutions have 4 x 4 weights, stride 2 and a
-// frame of one pixel, which takes what would fall outside. The 4 neighbors in a line lie side by side.
+// Rows of ``length`` weights, each filled up with zeros to fours.
+function place(weight, length) {
+  const rows = weight.length / length, at = room(rows * whole(length));
+  for (let i = 0; i < rows; i++) heap.set(weight.subarray(i * length, (i + 1) * length), at + i * whole(length));
+  return at;
+}
+
+// Add weights times the inputs from ``x`` to ``end`` to ``rows`` rows of ``length`` sums, which are ``skip`` apart. The weights of each
+// input lie one after another. All places, lengths and distances are in bytes, and a length is that of whole fours. Inputs of zero
+// cost nothing: a ReLU silences about every second one, and most pixels of a digit are black. Where it can, simd.js replaces this.
+let accumulate = (to, skip, rows, length, x, end, weight) => {
+  for (let from = x >> 2, w = weight >> 2; from < end >> 2; from++) {
+    const value = heap[from];
+    if (value === 0) w += (rows * length) >> 2;
+    else for (let row = 0, at = to >> 2; row < rows; row++, at += skip >> 2) {
+      for (const stop = at + (length >> 2); at < stop; at++, w++) heap[at] += value * heap[w];
+    }
+  }
+};
+
+// Each layer as the function that computes it from the numbers at ``from``, and where its ``count`` outputs are. Images lie channels
+// last. Convolutions have 4 x 4 weights, stride 2 and a frame of one pixel, which takes what would fall outside. The 4 neighbors in
+// a line lie side by side.
 const LAYERS = {
   // Weights lie by input, output.
-  Linear({ weight, bias }) {
-    const sums = new Float64Array(bias.length);
-    return (x) => {
-      sums.set(bias);
-      accumulate(sums, 0, sums.length, x, 0, x.length, weight, 0, sums.length);
-      return sums;
+  Linear({ weight, bias }, from) {
+    const count = bias.length, end = from + weight.length / count, weights = place(weight, count), to = room(count);
+    const run = () => {
+      heap.set(bias, to);
+      accumulate(4 * to, 0, 1, 4 * whole(count), 4 * from, 4 * end, 4 * weights);
     };
+    return { run, to, count };
   },
 
   // Weights lie by row, column, input, output.
-  Conv2d({ weight, bias, inputs: [channels, height, width] }) {
-    const line = (width + 2) * channels, inner = width * channels, reach = 4 * channels, count = bias.length;
-    const framed = new Float64Array((height + 2) * line), sums = new Float64Array((height * width * count) / 4);
-    return (x) => {
-      for (let row = 0; row < height; row++) framed.set(x.subarray(row * inner, (row + 1) * inner), (row + 1) * line + channels);
-      for (let row = 0, to = 0; row < height; row += 2) {
-        for (let column = 0; column < width; column += 2, to += count) {
-          sums.set(bias, to);
+  Conv2d({ weight, bias, inputs: [channels, height, width] }, from) {
+    const line = (width + 2) * channels, inner = width * channels, reach = 4 * channels, outputs = bias.length;
+    const count = (height * width * outputs) / 4, weights = place(weight, outputs), length = whole(outputs);
+    const framed = room((height + 2) * line), to = room(count);
+    const run = () => {
+      for (let row = 0, at = from; row < height; row++, at += inner) heap.copyWithin(framed + (row + 1) * line + channels, at, at + inner);
+      for (let row = 0, at = to; row < height; row += 2) {
+        for (let column = 0; column < width; column += 2, at += outputs) {
+          heap.set(bias, at);
           for (let near = 0; near < 4; near++) {
-            accumulate(sums, to, count, framed, (row + near) * line + column * channels, reach, weight, near * reach * count, count);
+            const x = framed + (row + near) * line + column * channels;
+            accumulate(4 * at, 0, 1, 4 * length, 4 * x, 4 * (x + reach), 4 * (weights + near * reach * length));
           }
         }
       }
-      return sums;
     };
+    return { run, to, count };
   },
 
   // Weights lie by input, row, column, output.
-  ConvTranspose2d({ weight, bias, inputs: [channels, height, width] }) {
-    const count = bias.length, line = (2 * width + 2) * count, inner = 2 * width * count, reach = 4 * count;
-    const framed = new Float64Array((2 * height + 2) * line), sums = new Float64Array(2 * height * inner);
-    const start = framed.map((_, i) => bias[i % count]);
-    return (x) => {
-      framed.set(start);
-      for (let row = 0, from = 0; row < height; row++) {
-        for (let column = 0; column < width; column++, from += channels) {
-          for (let near = 0; near < 4; near++) {
-            accumulate(framed, (2 * row + near) * line + 2 * column * count, reach, x, from, channels, weight, near * reach, 4 * reach);
-          }
+  ConvTranspose2d({ weight, bias, inputs: [channels, height, width] }, from) {
+    const outputs = bias.length, line = (2 * width + 2) * outputs, inner = 2 * width * outputs, reach = 4 * outputs;
+    const count = 2 * height * inner, weights = place(weight, reach), start = new Float32Array((2 * height + 2) * line);
+    const framed = room(start.length), to = room(count);
+    for (let i = 0; i < start.length; i += outputs) start.set(bias, i);
+    const run = () => {
+      heap.set(start, framed);
+      for (let row = 0, x = from; row < height; row++) {
+        for (let column = 0; column < width; column++, x += channels) {
+          const at = framed + 2 * (row * line + column * outputs);
+          accumulate(4 * at, 4 * (line - reach), 4, 4 * reach, 4 * x, 4 * (x + channels), 4 * weights);
         }
       }
       for (let row = 0; row < 2 * height; row++) {
-        const from = (row + 1) * line + count;
-        sums.set(framed.subarray(from, from + inner), row * inner);
+        const at = framed + (row + 1) * line + outputs;
+        heap.copyWithin(to + row * inner, at, at + inner);
       }
-      return sums;
     };
+    return { run, to, count };
   },
 };
 
-// Layers with a ReLU between every two.
+// Layers with a ReLU between every two, as a function of their input that returns a view of their output.
 function network(packed) {
-  const layers = packed.map((layer) => LAYERS[layer.kind]({ ...layer, weight: array(layer.weight), bias: array(layer.bias) }));
-  return (input) => layers.reduce((x, layer, depth) => {
-    if (depth) for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0;
-    return layer(x);
-  }, input);
+  const first = room(packed[0].inputs.reduce((product, side) => product * side)), layers = [];
+  for (const layer of packed) {
+    const from = layers.at(-1)?.to ?? first;
+    layers.push(LAYERS[layer.kind]({ ...layer, weight: array(layer.weight), bias: array(layer.bias) }, from));
+  }
+  return (input) => {
+    heap.set(input, first);
+    layers.forEach(({ run, to, count }, depth) => {
+      run();
+      if (depth + 1 < layers.length) for (let i = to; i < to + count; i++) if (heap[i] < 0) heap[i] = 0;
+    });
+    const { to, count } = layers.at(-1);
+    return heap.subarray(to, to + count);
+  };
 }
 
 // The intensity that an output stands for, by likelihood; for all others it is the sigmoid.
@@ -122,7 +149,11 @@ const INTENSITIES = {
 // The intensities of a code's image.
 function decoder(packed, likelihood) {
   const outputs = network(packed), intensity = INTENSITIES[likelihood] ?? sigmoid;
-  return (z) => Float32Array.from(outputs(z), intensity);
+  return (z) => {
+    const pixels = outputs(z).slice();
+    for (let i = 0; i < pixels.length; i++) pixels[i] = intensity(pixels[i]);
+    return pixels;
+  };
 }
 
 // The code of an image, and its standard deviations where the encoder's outputs are those of a Gaussian.

@@ -22,7 +22,7 @@ MAX_BYTES = 10_000_000
 POINTS = 3000  # test images on a plane, as dots
 PIXELS = 3_000_000  # bytes of those that are shown as images, too: the first ones
 SLIDERS = 16
-SCRIPTS = ("network.js", "plane.js", "card.js", "input.js", "modes.js", "drawing.js", "tour.js", "main.js")
+SCRIPTS = ("network.js", "simd.js", "plane.js", "card.js", "input.js", "modes.js", "drawing.js", "tour.js", "main.js")
 
 
 class Precision(NamedTuple):
@@ -42,7 +42,10 @@ PRECISIONS = (
     (Precision("float16", None), Precision("float16", None)),
 )
 # The page's own scripts and style alone, known by their hashes; no request leaves. The icon is an empty data: URL.
-POLICY = "default-src 'none'; script-src {scripts}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
+WASM = "'wasm-unsafe-eval'"  # allows WebAssembly, and no text that is run as a script
+POLICY = (
+    f"default-src 'none'; script-src {WASM} {{scripts}}; style-src {{style}}; img-src data:; base-uri 'none'; form-action 'none'"
+)
 
 
 def _add(blob: list[bytes], array: np.ndarray, dtype: str) -> list[Any]:
@@ -77,11 +80,17 @@ def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[s
     results, codes = explored.results, explored.results["codes"]
     dim, found = codes.shape[1], classes(results)
     center, axes, names = plane(codes)
-    frame, ranges = extent((codes - center) @ axes.T), extent(codes)
-    if dim == 1:
-        frame[1] = -0.7, max(len(found.names) - 1, 0) + 0.7
-    if dim == 2 and results.has_prior:  # the prior is a circle
-        frame = frame.mean(1, keepdims=True) + np.array([-0.5, 0.5]) * np.ptp(frame, axis=1).max()
+
+    def frame(*parts: np.ndarray) -> np.ndarray:
+        ends = np.array([extent(part) for part in parts])
+        around = np.column_stack([ends[..., 0].min(0), ends[..., 1].max(0)])
+        if dim == 1:
+            around[1] = -0.7, max(len(found.names) - 1, 0) + 0.7
+        if dim == 2 and results.has_prior:  # the prior is a circle
+            around = around.mean(1, keepdims=True) + np.array([-0.5, 0.5]) * np.ptp(around, axis=1).max()
+        return around
+
+    places, ranges = (codes - center) @ axes.T, extent(codes)
     if results.has_prior:  # also along a dimension the model does not use
         ranges = np.column_stack([np.minimum(ranges[:, 0], -3), np.maximum(ranges[:, 1], 3)])
     described = {
@@ -92,7 +101,7 @@ def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[s
         "center": center.tolist(),
         "axes": axes.tolist(),
         "names": ["z₁", "z₂" if dim == 2 else found.word] if dim <= 2 else names,
-        "frame": frame.tolist(),
+        "frame": frame(places).tolist(),
         "ranges": ranges.tolist(),
         "sliders": sorted(np.argsort(-codes.var(0), kind="stable")[:SLIDERS].tolist()) if dim > 2 else [],
         "decoder": _network(explored.networks.decoder, blob, types.decoder),
@@ -103,7 +112,11 @@ def _describe(explored: Explored, blob: list[bytes], types: Precision) -> dict[s
         described["spread"] = _add(blob, results["spread"][:POINTS], "float32")
     if explored.replay is not None:
         dots = np.clip((explored.replay - center) @ axes.T, -6e4, 6e4)  # the largest float16 is 65,504
-        described["replay"] = {"points": _add(blob, dots, "float16"), "epochs": len(dots) - 1}
+        described["replay"] = {
+            "points": _add(blob, dots, "float16"),
+            "epochs": len(dots) - 1,
+            "frame": frame(places, *dots).tolist(),
+        }
     if "confidence_map" in results:
         values, ends = results["confidence_map"], results["map_axes"][:, [0, -1]].tolist()
         described["map"] = {"values": _add(blob, np.rint(255 * values), "uint8"), "shape": values.shape, "frame": ends}

@@ -2,7 +2,7 @@
 
 // One latent plane on a canvas: its axes, the codes of the test images, and the part of it that is in view.
 
-const MARGIN = 44, EDGE = 10, FONT = "system-ui, sans-serif", theme = {};
+const MARGIN = 58, EDGE = 10, FONT = "system-ui, sans-serif", theme = {};
 
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
@@ -80,10 +80,10 @@ class Plane {
     this.look([[x0 - dx, x1 - dx], [y0 + dy, y1 + dy]]);
   }
 
-  text(draw, words, x, y, { align = "center", style = theme.ink, halo = false } = {}) {
+  text(draw, words, x, y, { align = "center", style = theme.ink, halo = false, most } = {}) {
     Object.assign(draw, { textAlign: align, fillStyle: style, lineWidth: 3.5, strokeStyle: theme.paper, lineJoin: "round" });
     if (halo) draw.strokeText(words, x, y);
-    draw.fillText(words, x, y);
+    draw.fillText(words, x, y, most);
   }
 
   // What stays while the point moves, drawn once.
@@ -99,9 +99,9 @@ class Plane {
     Object.assign(draw, { font: `12px ${FONT}`, textBaseline: "middle" });
     for (const [x, words] of ticks(this.view[0])) this.text(draw, words, this.at([x, 0])[0], this.size - MARGIN + 14);
     for (const [y, words] of inside ? [] : this.line ? rows : ticks(this.view[1])) {
-      this.text(draw, words, MARGIN - 7, this.at([0, y])[1], { align: "right" });
+      this.text(draw, words, MARGIN - 7, this.at([0, y])[1], { align: "right", most: MARGIN - 24 }); // beside the axis title
     }
-    this.text(draw, model.names[0], MARGIN + this.inner / 2, this.size - 8);
+    this.text(draw, model.names[0], MARGIN + this.inner / 2, this.size - MARGIN + 35);
     draw.save();
     draw.rotate(-Math.PI / 2);
     this.text(draw, model.names[1], -EDGE - this.inner / 2, 8);

@@ -117,7 +117,9 @@ def samplers(page: Page) -> Figure | None:
     for row, results in zip(figure.subplots(len(shown), columns, squeeze=False), shown, strict=True):
         sets = zip(row, results.samplers, results["sample_images"], results["frechet_distances"], strict=True)
         for ax, sampler, images, distance in sets:
-            tallness = tiles(ax, images[:20].reshape(4, 5, *images.shape[1:]), ink=is_ink(results["inputs"]))
+            across = min(len(images), 5)  # there are as many as test images
+            down = min(len(images) // across, 4)
+            tallness = tiles(ax, images[: down * across].reshape(down, across, *images.shape[1:]), ink=is_ink(results["inputs"]))
             ax.set_title(f"{SAMPLER_NAMES.get(sampler, sampler)}: {distance:.1f}")
         row[0].set_ylabel(results.title if tallness > 0.5 else results.label)
     figure.set_figheight(len(shown) * (WIDTH / columns * tallness + 0.4) + 0.3)

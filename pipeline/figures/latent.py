@@ -159,7 +159,7 @@ def scatter(ax: Axes, results: Results, points: int, scale: float = 1) -> None:
         ax.set_aspect("equal", "datalim")
         for radius, text in enumerate(("1σ", "2σ", "3σ of the prior"), 1):
             ax.add_patch(Circle((0, 0), radius, fill=False, ec=PENCIL, lw=0.7, ls=(0, (4, 3)), zorder=0.5))
-            ax.text(radius * 0.7071, -radius * 0.7071, text, fontsize=8 * scale, va="center", path_effects=halo)
+            ax.text(0, -radius, text, fontsize=8 * scale, ha="center", va="center", path_effects=halo)
     elif _stretch(ax, xy):
         xy = ax.transScale.transform(xy)
         extent = np.ptp(xy, axis=0)

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from pipeline.inference.given import GivenImages
     from pipeline.models.weights import Trained
 
-THREADS = 2  # another number gives other last bits
-ROW = 8  # images in a row of a picture of pairs
+THREADS, ROW = 2, 8  # another number of threads gives other last bits; images in a row of a picture of pairs
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -73,6 +72,7 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
 IMAGES = click.argument("images", nargs=-1, required=True, type=PATH)
 FIT = choice("--fit", "crop", "pad", help="How an image file gets the proportions of the model: without its edges, or with bars.")
 BACKGROUND = choice("--background", "white", "black", help="The color of bars, and of what is transparent in an image file.")
+ON_ERROR = choice("--on-error", "stop", "skip", help="What to do about image files that cannot be read: skip leaves them out.")
 PART = choice("--part", "test", "train", help="The part of the prepared data set.")
 DATA = click.option(
     "--data", default="data/dataset.safetensors", show_default=True, type=PATH, help="The prepared data set with these images."
@@ -108,7 +108,8 @@ def _image(image: int | Path, trained: "Trained", data: Path, part: str, **fit: 
 @FIT
 @BACKGROUND
 @PART
-def encode(trained: "Trained", images: tuple[Path, ...], out: Path, part: str, **fit: str) -> None:
+@ON_ERROR
+def encode(trained: "Trained", images: tuple[Path, ...], out: Path, part: str, **how: str) -> None:
     """Write the codes of images.
 
     IMAGES are image files and folders of them, which are resized, or one file with arrays of the model's size: .npy, .npz or
@@ -124,7 +125,7 @@ def encode(trained: "Trained", images: tuple[Path, ...], out: Path, part: str, *
     """
     from pipeline.inference import given, tables, verbs
 
-    found = given.read_images(images, trained.config.image_shape, part, **fit)
+    found = given.read_images(images, trained.config.image_shape, part, **how)
     tables.save_codes(out, *verbs.encode(trained, found), found.columns)
     click.echo(f"encode: codes of {len(found):,} images, {trained.config.latent_dim} dimensions, in {out}")
 
@@ -185,7 +186,8 @@ def sample(trained: "Trained", number: int, seed: int, out: Path) -> None:
 @FIT
 @BACKGROUND
 @PART
-def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: Path, part: str, **fit: str) -> None:
+@ON_ERROR
+def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: Path, part: str, **how: str) -> None:
     """Write images above their reconstructions.
 
     IMAGES are those of `latent encode`. A .npz file has the arrays images and reconstructions.
@@ -196,14 +198,14 @@ def reconstruct(trained: "Trained", images: tuple[Path, ...], number: int, out: 
     """
     from pipeline.inference import given, pictures, verbs
 
-    found = given.read_images(images, trained.config.image_shape, part, **fit)
+    found = given.read_images(images, trained.config.image_shape, part, **how)
     step = max(1, len(found) // number)  # evenly spread, as files and classes often follow each other
     found = found.take(slice(0, number * step, step))
     originals, decoded = found.intensities, verbs.decode(trained, verbs.encode(trained, found).mean)
     columns = min(len(found), ROW)
     shown = originals if out.suffix == ".npz" else pictures.in_pairs(originals, decoded, columns)
     pictures.save_images(out, shown, columns, {"reconstructions": decoded})
-    error = float(((originals - decoded) ** 2).mean())
+    error = ((originals - decoded) ** 2).mean()
     click.echo(f"reconstruct: {len(found):,} images in {out}, mean squared error {error:.4f} per pixel")
 
 

@@ -2,8 +2,10 @@
 
 import gzip
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from tqdm import tqdm
 
 from pipeline.data import Images, Shape, intensities, load_dataset
 from pipeline.datasets.arrays import read_arrays
-from pipeline.datasets.image_files import SUFFIXES, read_image
+from pipeline.datasets.image_files import SUFFIXES, UnreadableImage, decode_image, read_content
 from pipeline.datasets.own import ARRAYS as SUFFIXES_OF_ARRAYS
-from pipeline.errors import ParamsError, PipelineError
+from pipeline.datasets.own import unread
+from pipeline.errors import ParamsError, PipelineError, printable
 
 ARRAYS = "an array file (.npy, .npz, .safetensors), an IDX file or the prepared data set"
 
@@ -40,16 +43,21 @@ class GivenImages:
 
 
 def read_images(
-    paths: Sequence[Path], shape: Shape, part: str = "test", fit: str = "crop", background: str = "white"
+    paths: Sequence[Path],
+    shape: Shape,
+    part: str = "test",
+    fit: str = "crop",
+    background: str = "white",
+    on_error: str = "",
 ) -> GivenImages:
     """Return the images in some files for a model that takes images of ``shape``.
 
     ``paths`` are image files and folders of them, which :func:`~pipeline.datasets.image_files.read_image` fits to the shape. A
     folder's images are those in all folders below it but hidden ones; the label is the name of the first of these. Or it is one
     file with an array ``images`` of the right shape, bytes or floats in [0, 1], and perhaps ``labels``; of the prepared data set
-    it is the ``part`` ``test`` or ``train``.
+    it is the ``part`` ``test`` or ``train``. With ``on_error="skip"`` image files that cannot be read are named and left out.
 
-    Raises ParamsError for what is missing, empty or of another kind, and UnreadableImage for a damaged file.
+    Raises ParamsError for what is missing, empty or of another kind, and UnreadableImage, which names all, for damaged files.
     """
     if len(paths) == 1 and paths[0].is_file() and paths[0].suffix.lower() not in SUFFIXES:
         pixels, labels = _read_arrays(paths[0], part)
@@ -65,10 +73,27 @@ def read_images(
             raise ParamsError(f"{path}: {problem}; allowed are image files ({', '.join(SUFFIXES)}), folders of them, or {ARRAYS}")
         files += below
         labels += [file.relative_to(path).parts[0] if file.parent != path and path.is_dir() else "" for file in below]
-    bar = tqdm(files, "read", unit="image", leave=False, disable=None)
-    pixels = np.stack([read_image(file, shape, fit, background) for file in bar])
+    pixels, whole = _read_files(files, shape, fit, background, on_error)
     columns = {"file": [*map(str, files)], **({"label": labels} if any(labels) else {})}
-    return GivenImages(pixels, {name: [*map(_text, values)] for name, values in columns.items()})
+    return GivenImages(pixels, {name: [*map(_text, compress(values, whole))] for name, values in columns.items()})
+
+
+def _read_files(files: Sequence[Path], shape: Shape, fit: str, background: str, on_error: str) -> tuple[np.ndarray, list[bool]]:
+    """Return the images that can be read, and of each file whether it can; name the others."""
+    images, broken = list[np.ndarray](), dict[str, str]()
+    for file in tqdm(files, "read", unit="image", leave=False, disable=None):
+        try:
+            images.append(decode_image(read_content(file), shape, fit, background))
+        except ValueError as error:
+            broken[str(file)] = str(error)
+    if broken:
+        if len(files) == 1:
+            raise UnreadableImage(": ".join(*broken.items()))
+        text = unread(broken, len(files))
+        if on_error != "skip" or not images:
+            raise UnreadableImage(f"{text}; mend or delete them" + ", or add `--on-error skip`" * (on_error == "stop"))
+        print(printable(f"{text}; they are left out"), file=sys.stderr)
+    return np.stack(images), [str(file) not in broken for file in files]
 
 
 def _text(path: str) -> str:

@@ -1,6 +1,7 @@
 """What a browser makes of the latent explorer's page: the point under the pointer, and what surrounds it."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from pipeline.data import intensities
+from pipeline.explorer.page import WASM
 from pipeline.models.weights import load_weights
 from pipeline.tracking import store
 from tests.explorer.explorer_examples import LETTERS, NAMES, images
@@ -192,6 +194,34 @@ def test_convolutions_are_decoded_as_torch_decodes_them(opened, kind):
             page.hover(card, x, y)
             page.check()
     assert page.driver.find_element(By.CSS_SELECTOR, "label[for=mode-draw]").is_displayed() == (kind == "conv")
+
+
+@pytest.mark.parametrize("kind", [2, "conv", "color"])
+def test_a_browser_without_webassembly_decodes_the_same(chrome, pages, kind, tmp_path):
+    page = Open(chrome, pages[kind])
+    assert page("accumulate.toString().includes('native code')")
+    fast = page("Array.from(cards[1].pixels)")
+    plain = shutil.copytree(pages[kind].parent, tmp_path / "plain") / pages[kind].name
+    plain.write_text(plain.read_text("utf-8").replace(WASM, ""), "utf-8")
+    page = Open(chrome, plain)
+    assert not page("accumulate.toString().includes('native code')")
+    page.check()
+    np.testing.assert_allclose(page("Array.from(cards[1].pixels)"), fast, atol=1e-5)
+    chrome.get("about:blank")
+
+
+def test_no_number_is_minus_zero_and_none_reaches_the_title_of_its_axis(opened):
+    page = opened(2)
+    assert page("[-0.001, -0, 0.004, -0.006, -12].map((x) => number(x))") == ["0.00", "0.00", "0.00", "−0.01", "−12.00"]
+    page.driver.execute_script("cards[1].look([[0.123456, 0.1235], [-1234.5671, -1234.567]])")
+    page.frame()
+    drawn = "const pen = CanvasRenderingContext2D.prototype, { fillText } = pen, said = [];"
+    drawn += "pen.fillText = function (words, x, y, most = 1e9) {"
+    drawn += "said.push([this.textAlign, x - Math.min(most, this.measureText(words).width)]) };"
+    said = page.driver.execute_script(f"{drawn} cards[1].paint(); pen.fillText = fillText; return said")
+    beside = [left for align, left in said if align == "right"]
+    assert beside
+    assert min(beside) > 15
 
 
 def test_named_classes_are_called_by_their_names(opened):

@@ -200,6 +200,7 @@ def test_encoder_in_the_page_gives_torchs_codes_of_all_test_images(opened, kind)
 def test_replay_shows_the_codes_after_each_epoch(opened, kind):
     page = opened(kind)
     mode(page, "replay")
+    assert page("cards[1].view === cards[1].frame && cards[1].frame === cards[1].model.replay.frame")
     final = np.array(page("Array.from(cards[1].final)")).reshape(-1, 2)[:100]
     center = np.array(page("cards[1].project(Array(cards[1].z.length).fill(0))"))
     for epoch in (0, 2, 3):
@@ -215,7 +216,7 @@ def test_replay_shows_the_codes_after_each_epoch(opened, kind):
     press(page, "#play")
     page.wait("state.epoch === 3 && !MODES.replay.timer")
     mode(page, "explore")
-    assert page("cards[1].places === cards[1].final")
+    assert page("cards[1].places === cards[1].final && cards[1].view === cards[1].whole")
 
 
 def test_decoded_plane_lies_behind_the_codes(opened):
@@ -330,7 +331,7 @@ def test_no_name_is_cut_at_the_edge_of_a_narrow_plane(opened):
     said = page.driver.execute_script(f"{trace} cards[1].paint(); pen.fillText = fill; return said")
     (word, x, width, align) = next(entry for entry in said if "prior" in entry[0])
     assert (word, align) == ("3σ of the prior", "center")
-    assert 44 < x - width / 2 < x + width / 2 < page("cards[1].size") - 10
+    assert page("MARGIN") < x - width / 2 < x + width / 2 < page("cards[1].size") - 10
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 

@@ -144,6 +144,15 @@ def test_samplers_are_named_with_their_frechet_distance_and_that_of_real_images(
     assert "lower is closer (real images: 0.15)" in said
 
 
+@pytest.mark.parametrize("count", [1, 4, 9, 19])
+def test_samples_are_drawn_for_fewer_than_twenty_test_images(count):
+    page = two(2)
+    for results in page.models.values():
+        results.arrays["sample_images"] = results["sample_images"][:, :count]
+    shown = draw("samplers", page)
+    assert "mixture of 10: 4.0" in texts(shown)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_at_most_900_pixels_wide_with_the_shipped_params(name):
     dpi = load_params(ROOT / "params.yaml").figures.dpi

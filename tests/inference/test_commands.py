@@ -129,6 +129,31 @@ def test_images_in_folders_have_the_names_of_their_files_and_of_the_sub_folder(
     np.testing.assert_array_equal(columns(table, "z", 2), codes_of(models["vae"], images.take(np.array(order)))[0])
 
 
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("command", ["encode", "reconstruct"])
+def test_broken_files_of_a_folder_are_named_in_one_line_or_left_out(command: str, dataset: Dataset) -> None:
+    for index, image in enumerate(dataset.train.pixels[:3, 0]):
+        Path("photos", str(index)).mkdir(parents=True)
+        Image.fromarray(image).save(f"photos/{index}/whole.png")
+    Path("photos/0/cut.png").write_text("no image")
+    Path("photos/2/empty.png").touch()
+    line = "2 of 5 images cannot be read: photos/0/cut.png (no PNG, JPEG or WebP), photos/2/empty.png (empty)"
+    stopped = latent(command, "photos", "--out", "x.npz")
+    assert (stopped.exit_code, stopped.stderr) == (3, f"error: {line}; mend or delete them, or add `--on-error skip`\n")
+    assert not Path("x.npz").exists()
+    assert done(command, "photos", "--out", "x.npz", "--on-error", "skip").stderr == f"{line}; they are left out\n"
+    done(command, *(f"photos/{index}/whole.png" for index in range(3)), "--out", "whole.npz")
+    found, whole = arrays("x.npz"), arrays("whole.npz")
+    for name in whole:
+        np.testing.assert_array_equal(found[name], whole[name])
+    if command == "encode":
+        assert found["label"].tolist() == ["0", "1", "2"]
+    for index in range(3):
+        Path(f"photos/{index}/whole.png").unlink()
+    assert latent(command, "photos", "--out", "x.npz", "--on-error", "skip").stderr.endswith("; mend or delete them\n")
+    assert "--on-error" not in latent("nearest", "photos").stderr
+
+
 def test_image_files_of_another_size_and_color_are_fitted_as_the_data_stage_does(models: dict[str, Trained]) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 13, 3), np.uint8)).save("wide.png")
     for name in ("vae", "conv"):
