@@ -27,4 +27,24 @@ class PathFromHere(click.Path):
         return Path(typed or "", value)
 
 
+class ModelName(PathFromHere):
+    """A model: a name stands for its file in models/, an address of MLflow's stays as it is, all else is a path."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path of a file of weights, or an address, as text."""
+        if value.startswith("models:/"):
+            return value
+        return str(
+            super().convert(value, param, context) if Path(value).suffix or "/" in value else f"models/{value}.safetensors"
+        )
+
+
+class ImageOrIndex(PathFromHere):
+    """The path of an image, or the index of an image of the prepared data set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return a whole number or a path."""
+        return int(value) if value.isdecimal() else super().convert(value, param, context)
+
+
 PATH = PathFromHere()

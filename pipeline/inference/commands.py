@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.errors import ParamsError
-from pipeline.options import PATH, PathFromHere
+from pipeline.options import PATH, ImageOrIndex, ModelName, PathFromHere
 
 if TYPE_CHECKING:
     from pipeline.inference.given import GivenImages
@@ -16,26 +16,6 @@ if TYPE_CHECKING:
 
 THREADS, ROW = 2, 8  # another number of threads gives other last bits; images in a row of a picture of pairs
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class ModelName(PathFromHere):
-    """A model: a name stands for its file in models/, an address of MLflow's stays as it is, all else is a path."""
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Return the path of a file of weights, or an address, as text."""
-        if value.startswith("models:/"):
-            return value
-        return str(
-            super().convert(value, param, context) if Path(value).suffix or "/" in value else f"models/{value}.safetensors"
-        )
-
-
-class ImageOrIndex(PathFromHere):
-    """The path of an image, or the index of an image of the prepared data set."""
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Return a whole number or a path."""
-        return int(value) if value.isdecimal() else super().convert(value, param, context)
 
 
 def choice(name: str, *allowed: str, help: str) -> Callable[[Command], Command]:  # noqa: A002 (click's word)
@@ -61,6 +41,10 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
         from pipeline import runtime
         from pipeline.inference.models import find_model
 
+        values = [model, *(value for name, value in options.items() if name != "out")]
+        read = {Path(str(one)).resolve() for value in values for one in (value if isinstance(value, tuple) else (value,)) if one}
+        if (out := options.get("out")) and out.exists() and out.resolve() in read:
+            raise ParamsError(f"--out: {out} is read by this command; choose another name")
         with runtime.use(device, THREADS) as rt:
             trained = find_model(model, rev)
             trained.model.to(rt.device)

@@ -301,6 +301,11 @@ MISTAKES = {
     "suffix": (["encode", DATA, "--out", "x.txt"], 2, "Invalid value for '--out': 'x.txt'; allowed are .parquet, .csv, .npz and"),
     "one suffix": (["nearest", 3, "--out", "x.jpg"], 2, "Invalid value for '--out': 'x.jpg'; allowed is .png"),
     "dot": (["export", "--onnx", "v1.2"], 2, "Invalid value for '--onnx': 'v1.2'; allowed is a folder without a dot"),
+    "own input": (
+        ["encode", "other.npz", "--out", "./other.npz"],
+        2,
+        "--out: other.npz is read by this command; choose another name",
+    ),
     "no image": (["encode", "none.png", "--out", "x.csv"], 2, "none.png: no such file or folder; allowed are image files (.png"),
     "not alone": (["encode", DATA, "a.npy", "--out", "x.csv"], 2, f"{DATA}: must be given alone; allowed are"),
     "empty folder": (["encode", "empty", "--out", "x.csv"], 2, "empty: no image below this folder; allowed are .png"),
