@@ -59,7 +59,7 @@ def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str
             raise ParamsError(f"--grid {argument}: {SET_BY[key]} sets {key} of all trials")
         if key not in allowed(params, model):
             raise ParamsError(f"--grid {argument}: {key!r} is not allowed; allowed are {', '.join(allowed(params, model))}")
-        if key in axes or not values:
+        if key in axes or not values.strip():
             raise ParamsError(f"--grid {argument}: allowed is each key once with values between commas, as in beta=0.5,1,2")
         for value in parse(f"--grid {argument}", f"values: [{values}]")["values"]:
             try:

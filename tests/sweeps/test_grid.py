@@ -50,6 +50,7 @@ def test_values_are_read_as_dvc_reads_them_and_each_is_tried_once(params: Params
         ("train.threads=2", "--cpus sets train.threads"),
         ("beta", "each key once with values between commas"),
         ("seed=1", "each key once with values between commas"),
+        ("beta= ", "each key once with values between commas"),
         ("beta=[1", "not valid YAML"),
     ],
 )
