@@ -75,8 +75,11 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
     """Return the trials of a grid by their names, with folders of these names in ``out``.
 
     A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``. ``parent`` is the MLflow run to log below.
-    Raises ParamsError where values that are allowed alone are not allowed together, and OSError without a prepared data set.
+    Raises ParamsError where values that are allowed alone are not allowed together, and where the params train on a CPU but there
+    are ``gpus``; OSError without a prepared data set.
     """
+    if gpus and params.train.device == "cpu":
+        raise ParamsError(f"--gpus {gpus}: train.device in params.yaml is cpu; set it to auto, or leave out --gpus")
     root, data, code = store.root(), md5(DATA), code_md5()
     kept = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # for the processes on other machines
     environment = {key: os.environ[key] for key in kept if key in os.environ} | ({store.PARENT: parent} if parent else {})

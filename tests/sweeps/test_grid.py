@@ -67,6 +67,12 @@ def test_values_that_are_not_allowed_together_are_refused(params: Params) -> Non
         made(params, axes)
 
 
+def test_a_gpu_that_no_trial_would_use_is_refused(params: Params) -> None:
+    assert params.train.device == "cpu"
+    with pytest.raises(ParamsError, match=r"--gpus 1: train\.device in params\.yaml is cpu; set it to auto"):
+        made(params, {"beta": [1.0]}, gpus=1)
+
+
 def test_the_code_of_a_fingerprint_is_what_a_stage_that_trains_lists() -> None:
     listed = {dep.removeprefix("pipeline/") for dep in STAGES["train_vae"]["deps"] if dep.startswith("pipeline/")}
     assert set(CODE) == listed
