@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pipeline.inference.given import GivenImages
     from pipeline.models.weights import Trained
 
-THREADS, ROW = 2, 8  # another number of threads gives other last bits; images in a row of a picture of pairs
+THREADS = 2  # another number gives other last bits
+ROW = 8  # images in a row of a picture of pairs
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -55,7 +55,8 @@ def read_images(
     ``paths`` are image files and folders of them, which :func:`~pipeline.datasets.image_files.read_image` fits to the shape. A
     folder's images are those in all folders below it but hidden ones; the label is the name of the first of these. Or it is one
     file with an array ``images`` of the right shape, bytes or floats in [0, 1], and perhaps ``labels``; of the prepared data set
-    it is the ``part`` ``test`` or ``train``. With ``on_error="skip"`` image files that cannot be read are named and left out.
+    it is the ``part`` ``test`` or ``train``. With ``on_error="skip"`` image files that cannot be read are named and left
+    out; with ``"stop"`` the error says that ``--on-error skip`` is there.
 
     Raises ParamsError for what is missing, empty or of another kind, and UnreadableImage, which names all, for damaged files.
     """

@@ -119,13 +119,13 @@ def curves(compared: Comparison) -> Figure | None:
 
     A band is their range. The histories of the other settings are not read.
     """
-    shown = compared.table[compared.table["setting"].isin(compared.best[:MAX_DRAWN])]
-    runs = [compared.runs[index] for index in shown.index]
-    points = {term: pd.DataFrame(histories(runs, f"val/{term}")).set_index(shown["setting"]) for term in TERMS}
+    drawn = compared.table[compared.table["setting"].isin(compared.best[:MAX_DRAWN])]
+    runs = [compared.runs[index] for index in drawn.index]
+    points = {term: pd.DataFrame(histories(runs, f"val/{term}")).set_index(drawn["setting"]) for term in TERMS}
     titles = {term: title for term, title in (TERMS | {"loss": "Loss at β = 1"}).items() if not points[term].empty}
     if not titles:
         return None
-    figure, colors = new_figure(3), series_colors(shown["setting"])
+    figure, colors = new_figure(3), series_colors(drawn["setting"])
     axes, several = epoch_axes(figure, list(titles.values()), "nats per validation image"), False
     for ax, term in zip(axes, titles, strict=True):
         for name, color in colors.items():

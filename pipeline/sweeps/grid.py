@@ -59,7 +59,7 @@ def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str
             raise ParamsError(f"--grid {argument}: {SET_BY[key]} sets {key} of all trials")
         if key not in allowed(params, model):
             raise ParamsError(f"--grid {argument}: {key!r} is not allowed; allowed are {', '.join(allowed(params, model))}")
-        if key in axes or not values:
+        if key in axes or not values.strip():
             raise ParamsError(f"--grid {argument}: allowed is each key once with values between commas, as in beta=0.5,1,2")
         for value in parse(f"--grid {argument}", f"values: [{values}]")["values"]:
             try:
@@ -75,8 +75,11 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
     """Return the trials of a grid by their names, with folders of these names in ``out``.
 
     A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``. ``parent`` is the MLflow run to log below.
-    Raises ParamsError where values that are allowed alone are not allowed together, and OSError without a prepared data set.
+    Raises ParamsError where values that are allowed alone are not allowed together, and where the params train on a CPU but there
+    are ``gpus``; OSError without a prepared data set.
     """
+    if gpus and params.train.device == "cpu":
+        raise ParamsError(f"--gpus {gpus}: train.device in params.yaml is cpu; set it to auto, or leave out --gpus")
     root, data, code = store.root(), md5(DATA), code_md5()
     kept = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # for the processes on other machines
     environment = {key: os.environ[key] for key in kept if key in os.environ} | ({store.PARENT: parent} if parent else {})

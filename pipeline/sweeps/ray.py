@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pipeline.errors import BusyError, ParamsError, PipelineError, describe
+from pipeline.errors import BusyError, ParamsError, PipelineError, describe, reason
 from pipeline.sweeps.pool import Resources, Task, error_of
 
 RETRIES = 10  # of a trial whose worker or node was lost, each from its last checkpoint
@@ -45,10 +45,10 @@ def outcomes(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which would be sent
     stop = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(resources.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(resources.address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except Exception as error:  # whatever Ray raises
         where = f"at {resources.address}" if resources.address else "on this machine"
-        raise PipelineError(f"Ray {where} does not answer ({str(error).strip().splitlines()[0]})") from None
+        raise PipelineError(f"Ray {where} does not answer ({reason(error)})") from None
     signal.signal(signal.SIGTERM, stop)  # in whose place Ray has put its own
     try:
         wanted = {"CPU": resources.cpus, "GPU": resources.gpus}

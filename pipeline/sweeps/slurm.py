@@ -3,7 +3,7 @@
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pipeline.errors import ParamsError, PipelineError, describe
+from pipeline.errors import ParamsError, PipelineError, describe, reason
 from pipeline.sweeps.pool import Resources, Task, error_of
 
 MINUTES = 24 * 60  # that a job may take before SLURM ends it; it is then submitted again, from its checkpoint
@@ -37,7 +37,7 @@ def outcomes(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple
     ``resources.address`` is a partition, by default that of the site; ``local`` runs the jobs as processes of this machine. The
     machines must see the repository and the environment under the same paths. What jobs say is in the folder ``jobs``.
 
-    Raises ParamsError where submitit is not installed or there is no SLURM.
+    Raises ParamsError where submitit is not installed or there is no SLURM, PipelineError where SLURM refuses the jobs.
     """
     try:
         import submitit
@@ -52,8 +52,11 @@ def outcomes(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple
     executor.update_parameters(timeout_min=MINUTES, cpus_per_task=resources.cpus, gpus_per_node=resources.gpus, name="latent")
     if resources.address and not is_local:
         executor.update_parameters(slurm_partition=resources.address)
-    with executor.batch():
-        jobs = {label: executor.submit(Job(label, task)) for label, task in tasks.items()}
+    try:
+        with executor.batch():
+            jobs = {label: executor.submit(Job(label, task)) for label, task in tasks.items()}
+    except submitit.core.utils.FailedJobError as error:
+        raise PipelineError(f"SLURM refuses the jobs ({reason(error)}); --address names a partition that takes them") from None
     waiting = {job: label for label, job in jobs.items()}
     try:
         for job in submitit.helpers.as_completed([*waiting], poll_frequency=1):

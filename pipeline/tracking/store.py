@@ -216,9 +216,9 @@ def records(experiment: str | None = None, deleted: bool = False, wanted: str = 
 
 
 def histories(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
-    """Return a metric's value at each step, of each run: in one call to a database, in one for 100 runs to a server.
+    """Return the values of a metric by step, for each run: by one query of a database, or one request to a server for 100 runs.
 
-    All are empty where the store fails, which ends the first run.
+    Where the store fails all are empty, and the first run is no longer :attr:`~pipeline.tracking.run.Run.alive`.
     """
 
     def read(client: Client, _: str) -> list[dict[int, float]]:

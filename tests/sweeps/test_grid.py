@@ -50,6 +50,7 @@ def test_values_are_read_as_dvc_reads_them_and_each_is_tried_once(params: Params
         ("train.threads=2", "--cpus sets train.threads"),
         ("beta", "each key once with values between commas"),
         ("seed=1", "each key once with values between commas"),
+        ("beta= ", "each key once with values between commas"),
         ("beta=[1", "not valid YAML"),
     ],
 )
@@ -64,6 +65,12 @@ def test_values_that_are_not_allowed_together_are_refused(params: Params) -> Non
     axes = parse_axes(params, "vae", ["train.batch_size=16,20", "train.shards=2,8"])
     with pytest.raises(ParamsError, match=r"--grid train\.batch_size=20,train\.shards=8: train: batch_size 20 is not a multiple"):
         made(params, axes)
+
+
+def test_a_gpu_that_no_trial_would_use_is_refused(params: Params) -> None:
+    assert params.train.device == "cpu"
+    with pytest.raises(ParamsError, match=r"--gpus 1: train\.device in params\.yaml is cpu; set it to auto"):
+        made(params, {"beta": [1.0]}, gpus=1)
 
 
 def test_the_code_of_a_fingerprint_is_what_a_stage_that_trains_lists() -> None:

@@ -1,12 +1,13 @@
 """Jobs of SLURM, here processes of submitit's local executor, give the bytes of the other backends."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DivergedError, ParamsError
+from pipeline.errors import DivergedError, ParamsError, PipelineError
 from pipeline.params import Params
 from pipeline.storage import load_json
 from pipeline.sweeps import slurm
@@ -34,6 +35,16 @@ def test_without_slurm_one_line_says_what_to_do(tmp_path: Path) -> None:
         pytest.skip("this machine has SLURM")
     with pytest.raises(ParamsError, match="--address local runs the jobs on this machine"):
         list(slurm.outcomes({"a": fail}, Resources(1, 0, None, tmp_path)))
+
+
+def test_a_partition_that_slurm_does_not_have_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason=NEEDS)
+    for name in ("srun", "sbatch"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: none' >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(PipelineError, match=r"SLURM refuses the jobs \(.*partition specified: none\); --address"):
+        list(slurm.outcomes({"a": fail}, Resources(1, 0, "none", tmp_path)))
 
 
 def test_a_job_that_slurm_ends_is_submitted_again_and_an_error_comes_back() -> None:
