@@ -76,9 +76,14 @@ def main(context: click.Context) -> None:
 @click.option("--model", help="Only runs of this model.")
 @click.option("--data", help="Only runs on this version of the data set, the md5 of data/dataset.safetensors; all: on any.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, help="Only runs with this tag, key=value; repeatable.")
-@click.option("--filter", "wanted", default="", help="Only runs that MLflow's search finds by this, as in \"params.beta = '4'\".")
-@click.option("--top", type=click.IntRange(1), help="Only the best settings, as many; runs of one differ by their seed alone.")
-@click.option("--metric", help="What is best: highest of an ELBO, log p or accuracy, else lowest.  [default: test/elbo]")
+@click.option(
+    "--filter", "wanted", default="", help="Only runs that this filter of MLflow's search finds: \"params.beta = '4'\"."
+)
+@click.option("--top", type=click.IntRange(1), help="Only this many settings, the best by --metric; a setting is all seeds.")
+@click.option(
+    "--metric",
+    help="The higher the better for an ELBO, log p, accuracy, active units and speed; else the lower.  [default: test/elbo]",
+)
 @click.option("--out", default="compare", show_default=True, type=PATH, help="Folder for png, csv and html.")
 @click.option("--dpi", default=110, show_default=True, type=click.IntRange(50, 600), help="Dots per inch of the png.")
 def compare(
@@ -163,10 +168,10 @@ def summary(metrics: Path) -> None:
 @click.option(
     "--backend", default="local", show_default=True, type=click.Choice(["local", "ray", "slurm"]), help="Where to train."
 )
-@click.option("--address", help="Of the Ray cluster; for SLURM a partition, or `local`.")
+@click.option("--address", help="Of the Ray cluster; with SLURM a partition, or `local`: on this machine.")
 @click.option("--cpus", type=click.IntRange(1, 1024), help="Threads of each trial.  [default: pool.threads]")
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 1), help="GPUs of each trial; 0: on the CPU.")
-@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder with one of each trial, and sweep.csv.")
+@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder for sweep.csv and the trials' folders.")
 @click.option("--save", type=PATH, help="File to write the winner's `dvc exp run` command to.")
 def sweep(
     grid: tuple[str, ...],

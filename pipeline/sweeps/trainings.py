@@ -25,16 +25,18 @@ class Training(NamedTuple):
     role: str = "main"
 
 
+def reporting(report: Report, epochs: "Iterator[Epoch]", name: str, total: int, done: int) -> "Iterator[Epoch]":
+    """Yield the epochs of a training and report each."""
+    for epoch in epochs:
+        report(f"epoch {epoch.number}/{total}, val/loss {epoch.metrics['val/loss']:.2f} nats")
+        yield epoch
+
+
 def _train(training: Training, report: Report) -> "Checkpoints":
     from pipeline.training.run import train
 
-    def progress(epochs: "Iterator[Epoch]", name: str, total: int, done: int) -> "Iterator[Epoch]":
-        for epoch in epochs:
-            report(f"epoch {epoch.number}/{total}, val/loss {epoch.metrics['val/loss']:.2f} nats")
-            yield epoch
-
     name, params, data, out, stem, role = training
-    return train(name, params, data, out, out, stem, role, progress)
+    return train(name, params, data, out, out, stem, role, partial(reporting, report))
 
 
 def run_trainings(trainings: Mapping[str, Training], params: Params) -> "list[Checkpoints]":

@@ -3,21 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import IntegrityError
 from pipeline.params import Params
 from pipeline.startup import choose_waiting
 from pipeline.storage import load_json, md5, write
 from pipeline.sweeps.pool import Report
-
-if TYPE_CHECKING:  # only the process of a trial imports torch
-    from pipeline.training.trainer import Epoch
+from pipeline.sweeps.trainings import reporting
 
 CODE = ("data.py", "models", "runtime.py", "storage.py", "training")
 """The files and folders of pipeline/ that decide the bytes of a training."""
@@ -85,15 +84,10 @@ def run(trial: Trial, report: Report) -> dict[str, Any]:
     from pipeline.evaluation.run import evaluate_and_log  # before the training: a checkpoint names the files that are imported
     from pipeline.training.run import train
 
-    def progress(epochs: "Iterator[Epoch]", name: str, total: int, done: int) -> "Iterator[Epoch]":
-        for epoch in epochs:
-            report(f"epoch {epoch.number}/{total}, val/loss {epoch.metrics['val/loss']:.2f} nats")
-            yield epoch
-
     model, params, folder = trial.model, trial.params, trial.folder
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
-        checkpoints = train(model, params, DATA, folder, folder, role="sweep", progress=progress)
+        checkpoints = train(model, params, DATA, folder, folder, role="sweep", progress=partial(reporting, report))
         weights = folder / f"{model}.safetensors"
         evaluate_and_log(model, weights, params, DATA, CLASSIFIER, families=["test"])
     trained = load_json(folder / f"{model}_train.json")
