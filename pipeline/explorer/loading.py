@@ -122,6 +122,7 @@ def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Ex
 def add_sweep(explored: dict[str, Explored], folders: Sequence[Path], images: np.ndarray) -> list[list[Explored]]:
     """Return each model with those of other betas in and below some folders, with their codes of the test ``images``.
 
+    Of each beta it is the first one, by path, with as many latent dimensions as the model.
     Raises IntegrityError for models of another data set.
     """
     import torch  # which only a sweep needs: it has no codes yet
@@ -135,7 +136,7 @@ def add_sweep(explored: dict[str, Explored], folders: Sequence[Path], images: np
         except IntegrityError as error:  # DVC does not know a sweep's files
             raise IntegrityError(str(error).replace(DAMAGED, "delete it and run `latent sweep` again")) from None
         name, beta = trained.config.model, trained.beta
-        if beta in cards.get(name, {beta}):
+        if beta in cards.get(name, {beta}) or trained.config.latent_dim != explored[name].results["codes"].shape[1]:
             continue
         results = explored[name].results
         if trained.dataset != results.dataset or trained.config.image_shape != images.shape[1:]:

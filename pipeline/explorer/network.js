@@ -33,15 +33,19 @@ function half(h) {
 
 // The numbers that the networks compute with: weights, and what a layer reads and writes. A place is an index of ``heap``, in which
 // ``room`` is made when the page starts.
-const memory = new WebAssembly.Memory({ initial: 1 });
+const memory = globalThis.WebAssembly && new WebAssembly.Memory({ initial: 1 });
 const whole = (count) => (count + 3) & ~3; // numbers are taken four at a time
-let heap = new Float32Array(memory.buffer), used = 0;
+let heap = new Float32Array(memory?.buffer ?? 0), used = 0;
 
 function room(count) {
   const at = used;
   used += whole(count) + 4;
-  const missing = 4 * used - memory.buffer.byteLength;
-  if (missing > 0) memory.grow(Math.ceil(missing / 65536)), heap = new Float32Array(memory.buffer);
+  if (used > heap.length) {
+    const former = heap;
+    memory?.grow(Math.ceil((4 * (used - heap.length)) / 65536));
+    heap = new Float32Array(memory?.buffer ?? used);
+    if (!memory) heap.set(former);
+  }
   return at;
 }
 

@@ -59,9 +59,12 @@ class Comparison:
 def _named(labels: Sequence[str], params: Sequence[Mapping[str, str]], ignored: Sequence[str]) -> list[str]:
     """Return the name of each run's group, of runs whose params are equal but for those ``ignored``.
 
-    It is the group's label, and where several groups have it, the params by which they differ.
+    It is the group's label, and where several groups have it, the params by which they differ. A param that some runs lack, as
+    those of an older version, counts only if the others differ in it.
     """
-    kept = [frozenset((key, value) for key, value in one.items() if key not in ignored) for one in params]
+    values = {key: {one[key] for one in params if key in one} for key in set().union(*params) - set(ignored)}
+    differing = {key for key, found in values.items() if len(found) > 1}
+    kept = [frozenset((key, value) for key, value in one.items() if key in differing) for one in params]
     names = dict[tuple[str, frozenset[tuple[str, str]]], str]()
     groups = dict[str, list[frozenset[tuple[str, str]]]]()
     for label, own in dict.fromkeys(zip(labels, kept, strict=True)):

@@ -14,6 +14,7 @@ from pipeline.tracking import store
 
 Axes = Mapping[str, Sequence[Any]]
 """The values to try by their keys in params.yaml."""
+MAX_NAME = 200  # bytes; a file system takes 255 for the name of a folder
 SET_BY = {"train.threads": "--cpus", "train.device": "--gpus"}
 
 
@@ -88,6 +89,10 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         name = ",".join(f"{key}={text(value)}" for key, value in values.items())
+        if len(name.encode()) > MAX_NAME:
+            raise ParamsError(
+                f"--grid {name:.60}...: too many keys for the name of a trial's folder; put fixed values into params.yaml"
+            )
         try:
             changed = with_values(params, values | own)
         except ParamsError as error:

@@ -196,17 +196,22 @@ def test_convolutions_are_decoded_as_torch_decodes_them(opened, kind):
     assert page.driver.find_element(By.CSS_SELECTOR, "label[for=mode-draw]").is_displayed() == (kind == "conv")
 
 
+@pytest.mark.parametrize("is_there", [True, False])
 @pytest.mark.parametrize("kind", [2, "conv", "color"])
-def test_a_browser_without_webassembly_decodes_the_same(chrome, pages, kind, tmp_path):
+def test_a_browser_without_webassembly_decodes_the_same(chrome, pages, kind, is_there, tmp_path):
     page = Open(chrome, pages[kind])
     assert page("accumulate.toString().includes('native code')")
     fast = page("Array.from(cards[1].pixels)")
     plain = shutil.copytree(pages[kind].parent, tmp_path / "plain") / pages[kind].name
+    command = "Page.addScriptToEvaluateOnNewDocument", {"source": "" if is_there else "delete globalThis.WebAssembly"}
+    script = chrome.execute_cdp_cmd(*command)
     plain.write_text(plain.read_text("utf-8").replace(WASM, ""), "utf-8")
     page = Open(chrome, plain)
+    assert page("'WebAssembly' in globalThis") == is_there
     assert not page("accumulate.toString().includes('native code')")
     page.check()
     np.testing.assert_allclose(page("Array.from(cards[1].pixels)"), fast, atol=1e-5)
+    chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
     chrome.get("about:blank")
 
 

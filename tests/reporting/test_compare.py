@@ -115,11 +115,22 @@ SEEDS = [*seeds("1", [-30.0, -10.0], 0), *seeds("4", [-15.0, -16.0], 10), *seeds
 
 
 def test_runs_that_differ_by_their_seed_alone_are_one_setting_named_by_what_tells_it_from_others() -> None:
-    fast = seeds("1", [-20.0], 30, **{"train.learning_rate": "0.1", "train.threads": "8"})
-    table = select([*SEEDS, *fast], None, None, {}).table
-    settings = {"vae d=2 β=1": 2, "vae d=2 β=1 learning_rate=0.1": 1, "vae d=2 β=2": 1, "vae d=2 β=4": 2}
+    slow = seeds("1", [-20.0], 30, **{"train.learning_rate": "0.01"})
+    fast = seeds("1", [-20.0], 40, **{"train.learning_rate": "0.1", "train.threads": "8"})
+    table = select([*slow, *fast, *seeds("4", [-15.0, -16.0], 10)], None, None, {}).table
+    settings = {"vae d=2 β=1 learning_rate=0.01": 1, "vae d=2 β=1 learning_rate=0.1": 1, "vae d=2 β=4": 2}
     assert table["setting"].value_counts().to_dict() == settings
-    assert table["series"].value_counts().to_dict() == {"vae d=2": 5, "vae d=2 learning_rate=0.1": 1}
+    assert table["series"].value_counts().to_dict() == {
+        "vae d=2": 2,
+        "vae d=2 learning_rate=0.01": 1,
+        "vae d=2 learning_rate=0.1": 1,
+    }
+
+
+def test_a_param_that_older_runs_lack_makes_no_other_setting() -> None:
+    newer = seeds("1", [-20.0], 30, **{"train.binarize": "False"})
+    table = select([*SEEDS, *newer], None, None, {}).table
+    assert table["setting"].value_counts().to_dict() == {"vae d=2 β=1": 3, "vae d=2 β=2": 1, "vae d=2 β=4": 2}
 
 
 @pytest.mark.parametrize(

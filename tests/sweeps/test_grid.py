@@ -67,6 +67,12 @@ def test_values_that_are_not_allowed_together_are_refused(params: Params) -> Non
         made(params, axes)
 
 
+@pytest.mark.usefixtures("prepared")
+def test_a_name_that_no_folder_can_have_is_refused(params: Params) -> None:
+    with pytest.raises(ParamsError, match=r"too many keys for the name of a trial's folder"):
+        made(params, {"vae.hidden_dims": [[512] * 16, [256] * 16], "ae.hidden_dims": [[512] * 16, [256] * 40]})
+
+
 def test_a_gpu_that_no_trial_would_use_is_refused(params: Params) -> None:
     assert params.train.device == "cpu"
     with pytest.raises(ParamsError, match=r"--gpus 1: train\.device in params\.yaml is cpu; set it to auto"):
