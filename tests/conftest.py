@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
@@ -29,6 +30,9 @@ MNIST = ROOT.parent / "shared" / "mnist"
 # Property tests try the same examples each time, however long a busy machine takes.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which the processes of the tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # MLflow's and DVC's databases need not outlive a loss of power here, and a wait for the disk takes longer than a write.
 DEFAULT_SETTINGS["sqlite_synchronous"] = 0
