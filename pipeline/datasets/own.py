@@ -48,7 +48,7 @@ def name_of(path: Path) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return the first ten names, and how many more there are.
 
-    >>> listed(["a"] * 2), listed(["b"] * 11)[-13:]
+    >>> listed(["a"] * 2), listed(["b"] * 11)[-12:]
     ('a, a', 'b and 1 more')
     """
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
