@@ -72,10 +72,10 @@ def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str
     return axes
 
 
-def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: int, parent: str | None) -> dict[str, Trial]:
+def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: int) -> dict[str, Trial]:
     """Return the trials of a grid by their names, with folders of these names in ``out``.
 
-    A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``. ``parent`` is the MLflow run to log below.
+    A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``.
     Raises ParamsError where values that are allowed alone are not allowed together, and where the params train on a CPU but there
     are ``gpus``; OSError without a prepared data set.
     """
@@ -83,7 +83,7 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
         raise ParamsError(f"--gpus {gpus}: train.device in params.yaml is cpu; set it to auto, or leave out --gpus")
     root, data, code = store.root(), md5(DATA), code_md5()
     kept = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # for the processes on other machines
-    environment = {key: os.environ[key] for key in kept if key in os.environ} | ({store.PARENT: parent} if parent else {})
+    environment = {key: os.environ[key] for key in kept if key in os.environ}
     own = {"train.threads": cpus} | ({} if gpus else {"train.device": "cpu"})
     found = {}
     for combination in product(*axes.values()):

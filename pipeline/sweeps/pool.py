@@ -41,7 +41,21 @@ def workers(threads: int, device: str) -> int:
     return max(1, len(cores()) // threads) if device == "cpu" else 1
 
 
-def _work(task: Task, messages: Connection) -> None:
+def attempt(label: str, task: Task, report: Report = lambda said: None) -> Any:
+    """Return the result of a task, or a PipelineError that begins with ``label`` for an error that the user can act on.
+
+    Other errors are raised.
+    """
+    try:
+        return task(report)
+    except Exception as error:
+        if not (known := describe(error)):
+            raise
+        message, exit_code = known
+        return _error(label, message, exit_code)
+
+
+def _work(label: str, task: Task, messages: Connection) -> None:
     begin()
     if parent := parent_process():
         die_with_parent(parent.pid)
@@ -52,12 +66,7 @@ def _work(task: Task, messages: Connection) -> None:
         except BrokenPipeError:  # the parent was killed, and the SIGTERM came where Python drops what a handler raises
             sys.exit(128 + signal.SIGTERM)
 
-    try:
-        send("done", task(partial(send, "progress")))
-    except Exception as error:
-        if not (known := describe(error)):
-            raise
-        send("failed", known)
+    send("done", attempt(label, task, partial(send, "progress")))
 
 
 def _start(process: BaseProcess) -> None:
@@ -70,8 +79,7 @@ def _start(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def error_of(label: str, message: str, exit_code: int) -> PipelineError:
-    """Return the error of a task that failed in another process."""
+def _error(label: str, message: str, exit_code: int) -> PipelineError:
     error = PipelineError(f"{label}: {message}")
     error.exit_code = exit_code
     return error
@@ -82,7 +90,7 @@ def _dead(label: str, exitcode: int | None) -> PipelineError:
     if exitcode != -signal.SIGKILL:
         return PipelineError(f"{label}: its process ended with exit code {exitcode}; see above or run again")
     cure = "raise pool.threads, so that fewer run at once, or lower the hidden_dims"
-    return error_of(label, f"its process was killed, as the system does when memory runs out; {cure}", OUT_OF_MEMORY)
+    return _error(label, f"its process was killed, as the system does when memory runs out; {cure}", OUT_OF_MEMORY)
 
 
 def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> Generator[tuple[str, Any], None, None]:
@@ -99,7 +107,7 @@ def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> 
             while waiting and len(running) < at_once:
                 label = next(iter(waiting))
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(waiting.pop(label), sender), name=label, daemon=True)
+                process = context.Process(target=_work, args=(label, waiting.pop(label), sender), name=label, daemon=True)
                 _start(process)
                 sender.close()
                 running[label] = process, receiver
@@ -120,13 +128,7 @@ def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> 
                 child.join()
                 messages.close()
                 del running[label]
-                match kind:
-                    case "done":
-                        yield label, value
-                    case "failed":
-                        yield label, error_of(label, *value)
-                    case _:
-                        yield label, _dead(label, child.exitcode)
+                yield label, value if kind == "done" else _dead(label, child.exitcode)
     finally:
         for child, _ in running.values():
             child.terminate()

@@ -7,26 +7,22 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pipeline.errors import BusyError, ParamsError, PipelineError, describe, reason
-from pipeline.sweeps.pool import Resources, Task, error_of
+from pipeline.errors import BusyError, ParamsError, PipelineError, reason
+from pipeline.sweeps.pool import Resources, Task, attempt
 
 RETRIES = 10  # of a trial whose worker or node was lost, each from its last checkpoint
 BUSY_SECONDS = 60  # in which the former process of a trial ends, after Ray has lost it
 
 
-def attempt(label: str, task: Task) -> Any:
-    """Return the result of a task, or the PipelineError of an error that the user can act on."""
+def patient(label: str, task: Task) -> Any:
+    """Return what :func:`~pipeline.sweeps.pool.attempt` returns, once the former process of the task has ended."""
     until = time.monotonic() + BUSY_SECONDS
     while True:
-        try:
-            return task(lambda said: None)
-        except Exception as error:
-            if isinstance(error, BusyError) and time.monotonic() < until:
-                time.sleep(1)
-            elif known := describe(error):
-                return error_of(label, *known)
-            else:
-                raise
+        result = attempt(label, task)
+        is_busy = isinstance(result, PipelineError) and result.exit_code == BusyError.exit_code
+        if not is_busy or time.monotonic() > until:
+            return result
+        time.sleep(1)
 
 
 def outcomes(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple[str, Any], None, None]:
@@ -56,7 +52,7 @@ def outcomes(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple
         if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in nodes):
             raise ParamsError(f"--cpus {resources.cpus} --gpus {resources.gpus}: no node of Ray has as many")
         # A process for each task: a training sets the folder, the environment and threads of its process.
-        remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=1)(attempt)
+        remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, max_calls=1)(patient)
         waiting = {remote.options(name=label).remote(label, task): label for label, task in tasks.items()}
         while waiting:
             (ended,), _ = ray.wait([*waiting])

@@ -3,8 +3,8 @@
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pipeline.errors import ParamsError, PipelineError, describe, reason
-from pipeline.sweeps.pool import Resources, Task, error_of
+from pipeline.errors import ParamsError, PipelineError, reason
+from pipeline.sweeps.pool import Resources, Task, attempt
 
 MINUTES = 24 * 60  # that a job may take before SLURM ends it; it is then submitted again, from its checkpoint
 
@@ -17,12 +17,7 @@ class Job:
 
     def __call__(self) -> Any:
         """Return the result of the task, or the PipelineError of an error that the user can act on."""
-        try:
-            return self.task(lambda said: None)
-        except Exception as error:
-            if not (known := describe(error)):
-                raise
-            return error_of(self.label, *known)
+        return attempt(self.label, self.task)
 
     def checkpoint(self) -> Any:
         """Return the job to submit in the place of this one."""

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +106,13 @@ def sweep(params: Params, model: str, axes: Axes, backend: str, cpus: int, gpus:
 
     Raises ParamsError for values that are not allowed together; the errors of trials are returned.
     """
-    trials(params, model, axes, out, cpus, gpus, None)  # which checks all
+    found = trials(params, model, axes, out, cpus, gpus)  # before the run of the sweep: it checks all
     grid = " ".join(f"{key}={','.join(map(text, values))}" for key, values in axes.items())
     identity = hashlib.sha256(f"{model} {grid} {out.resolve()}".encode()).hexdigest()[:32]
     with store.start(f"sweep {grid}", {"role": "grid", store.FINGERPRINT: identity}) as parent:
         parent.log_params({"grid": grid})
-        found = trials(params, model, axes, out, cpus, gpus, parent.id)
+        below = {store.PARENT: parent.id} if parent.id else {}
+        found = {name: replace(trial, environment={**trial.environment, **below}) for name, trial in found.items()}
         results = {name: result for name, trial in found.items() if (result := result_of(trial))}
         if results:
             click.echo(f"sweep: {len(results)} of {len(found)} trials have ended already")

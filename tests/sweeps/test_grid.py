@@ -21,7 +21,7 @@ def prepared(workspace: Path, data_file: Path) -> Path:
 
 
 def made(params: Params, axes: dict[str, list[object]], **options: object) -> dict[str, Trial]:
-    return trials(params, "vae", axes, Path("out"), **{"cpus": 1, "gpus": 0, "parent": None} | options)  # type: ignore[arg-type]
+    return trials(params, "vae", axes, Path("out"), **{"cpus": 1, "gpus": 0} | options)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("prepared")

@@ -37,10 +37,10 @@ def test_an_error_that_the_user_can_act_on_comes_back_as_one() -> None:
     def crash(report: object) -> None:
         raise ZeroDivisionError
 
-    error = ray.attempt("beta=1", fail)
+    error = ray.patient("beta=1", fail)
     assert (str(error), error.exit_code) == ("beta=1: epoch 3: not finite", 4)
     with pytest.raises(ZeroDivisionError):
-        ray.attempt("beta=1", crash)
+        ray.patient("beta=1", crash)
 
 
 @pytest.mark.torture
