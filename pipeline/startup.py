@@ -60,22 +60,19 @@ def choose_waiting(threads: int) -> str:
     return "spinning"
 
 
-_signals: list[int] = []  # that asked this process to stop
-
-
 def _stop(signum: int, frame: object) -> None:
-    _signals.append(signum)
-    sys.unraisablehook = lambda dropped: None  # Python would print the exception below where it drops it
+    end = SystemExit(128 + signum)
+
+    def stop_again(*_: object) -> None:
+        raise end
+
+    # Python drops what is raised in a finalizer or a callback, prints it and goes on: raise it again outside of those.
+    signal.signal(signal.SIGALRM, stop_again)
+    sys.unraisablehook = lambda dropped: dropped.exc_value is end and signal.setitimer(signal.ITIMER_REAL, 0.01)
     # dvc and the pool send a SIGTERM when they end, too; it must not end the cleanup. A second Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    raise SystemExit(128 + signum)
-
-
-def stop_if_asked() -> None:
-    """Stop after a signal whose exception got lost, as Python drops what is raised in a finalizer or a callback."""
-    if _signals:
-        raise SystemExit(128 + _signals[0])
+    raise end
 
 
 def _delete_damaged_bytecode() -> None:

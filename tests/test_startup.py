@@ -197,20 +197,29 @@ def test_a_stage_starts_again_after_its_bytecode_could_not_be_written(package: P
         assert validate(package, **options) == (0, "")
 
 
-def test_a_signal_that_a_finalizer_drops_prints_nothing() -> None:
-    finalizer = """
-import os, signal
-from pipeline.startup import begin, stop_if_asked
+@pytest.mark.parametrize(
+    "drop",
+    [
+        "class Dying:\n    def __del__(self):\n        kill()\nDying()",
+        "import gc\ngc.callbacks.append(lambda phase, info: phase == 'stop' and kill())\ngc.collect()",
+        "from ctypes import CFUNCTYPE\nCFUNCTYPE(None)(kill)()",
+    ],
+    ids=["finalizer", "garbage collection", "callback"],
+)
+def test_a_signal_whose_exception_python_drops_stops_in_silence(drop: str) -> None:
+    program = f"""
+import os, queue, signal
+from pipeline.startup import begin
 begin()
-class Dying:
-    def __del__(self):
+def kill():
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         os.kill(os.getpid(), signal.SIGTERM)
-Dying()
+{drop}
 print("went on", flush=True)
-stop_if_asked()
+queue.Queue().get()
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", finalizer], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (143, "went on\n", "")
 
 

@@ -21,13 +21,11 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, NameResolutionError
 
 from pipeline.errors import IntegrityError, PipelineError, redact
-from pipeline.startup import stop_if_asked
 
 MAX_REDIRECTS = 5
 MAX_MEMBERS = 10_000  # parts of a gzip, of which millions take minutes to unpack; bgzip makes one per 64 KB
 URLS = ("http", "https")
 REPOSITORY = Path(__file__).parents[2]
-_LISTEN = 1.0  # seconds of waiting for bytes between two looks for a signal whose exception got lost
 _CHUNK = _SLACK = 1 << 16  # bytes of a read, and bytes that gzip may add to what it cannot compress
 
 
@@ -143,13 +141,10 @@ def _attempt(url: str, label: str, cap: int, patience: Patience, started: float)
     with tqdm(desc=label, unit="B", unit_scale=True, leave=False) if sys.stderr.isatty() else nullcontext() as bar:
         Thread(target=_stream, args=(url, cap, patience, out), daemon=True).start()
         while True:
-            stop_if_asked()
             left = started + patience.total + len(body) / patience.min_rate - time.monotonic()
             try:
-                item = out.get(timeout=min(max(left, 0), _LISTEN))
+                item = out.get(timeout=max(left, 0))
             except Empty:
-                if left > _LISTEN:
-                    continue
                 raise Unavailable(f"gave up after {time.monotonic() - started:.0f} s and {len(body):,} bytes") from None
             if isinstance(item, Exception):
                 raise item

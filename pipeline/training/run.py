@@ -20,7 +20,6 @@ from pipeline.models import MODELS, ModelConfig
 from pipeline.models.likelihoods import likelihood_for
 from pipeline.models.weights import Trained, save_weights
 from pipeline.params import ModelParams, Params
-from pipeline.startup import stop_if_asked
 from pipeline.storage import flatten, md5, save_arrays, save_csv, save_metrics
 from pipeline.tracking import events, store
 from pipeline.tracking.dvc_lock import version_here
@@ -131,7 +130,6 @@ def _follow(
                 shown_at = time.monotonic()
             run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
             log_grids(epoch.number, epoch.is_last)
-            stop_if_asked()
     except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last epoch is kept
         with suppress(OSError):
             if unsaved:
@@ -224,4 +222,4 @@ def assist(name: str, params: Params, data: Path) -> None:
         model = new_model(name, params, dataset.name, training).model
         config = TrainConfig.from_params(params, getattr(params, name))
         for _ in fit(model, training, validation, config, runtime=rt, resume=ranks.broadcast(), ranks=ranks):
-            stop_if_asked()
+            pass

@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import startup
-from pipeline.datasets import transfer
 from pipeline.datasets.idx import IdxDataset, idx_file
 from pipeline.datasets.transfer import MAX_REDIRECTS, File, Patience, Unavailable, fetch
 from pipeline.errors import IntegrityError, redact
@@ -209,15 +207,6 @@ def server() -> Iterator[Server]:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "images.gz").write_bytes(ZIPPED)
     return tmp_path
-
-
-def test_a_signal_whose_exception_got_lost_ends_the_wait_for_a_mirror(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "_signals", [])
-    monkeypatch.setattr(transfer, "_LISTEN", 0.01)
-    server.answers["/images.gz"] = lambda handler: (startup._signals.append(15), handler.forever(b"", pause=9))
-    with pytest.raises(SystemExit) as stopped:
-        fetch(FILE, [server.url], Patience(read=9, total=9, backoff=()))
-    assert stopped.value.code == 143
 
 
 @pytest.mark.parametrize("fault", FAULTS)

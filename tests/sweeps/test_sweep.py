@@ -121,13 +121,13 @@ def test_a_half_trained_trial_continues_from_its_checkpoint(params: Params, here
     whole = md5(OUT / "beta=4.0/vae.safetensors")
     (OUT / "beta=4.0/result.json").unlink()
 
-    def stopping() -> None:
+    def stopping(*arguments: object) -> None:
         raise SystemExit(143)
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    for place, name, stop in ((training_run, "stop_if_asked", stopping), (evaluation_run, "evaluate_and_log", interrupted)):
+    for place, name, stop in ((training_run.Run, "log_epoch", stopping), (evaluation_run, "evaluate_and_log", interrupted)):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises((SystemExit, KeyboardInterrupt)):
