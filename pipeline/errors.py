@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from urllib.parse import quote
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, CLOSED_PIPE = 5, 74, 130, 141
 DAMAGED = "run `latent verify --fix`, then `dvc repro`"
@@ -84,7 +85,9 @@ def redact(text: str) -> str:
     """
     for name, value in os.environ.items():
         if len(value) > 3 and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
+            octets = os.fsencode(value)
+            for form in (value, quote(octets), quote(octets, safe="")):
+                text = text.replace(form, "***")
     for pattern, shown in _IN_URLS:
         text = pattern.sub(shown, text)
     return text

@@ -1,7 +1,8 @@
 """Change the code of each room a little, many times, and print the changes that the room's own tests do not notice.
 
 mutmut makes the changes (mutants) and runs the tests, in a copy of the repository for each room, mutants/ROOM. A room is a folder
-of pipeline/ or a module beside them that has tests of its own.
+of pipeline/ or a module beside them that has tests of its own. In the copy this file is a plugin of pytest, which notes what
+test failed with which mutant.
 """
 
 import json
@@ -16,10 +17,12 @@ from contextlib import chdir
 from pathlib import Path
 
 import click
+import pytest
 from mutmut.configuration import reset_config
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.mutation.trampoline import get_mutant_under_test
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 from scipy.stats import binomtest
@@ -47,9 +50,26 @@ LEFT_OUT = (
     "tests/training/test_run.py::test_a_training_killed_by_sigkill",
     "tests/training/test_run.py::test_sigterm",
 )
-# A test that ends by the time limit, mostly in an endless loop, or with the process has noticed the change, too.
-OUTCOMES = {"killed": "killed", "timeout": "killed", "segfault": "killed", "survived": "survived", "no tests": "not covered"}
+# Tests that run into the time limit, mostly by an endless loop, have noticed the change, too.
+OUTCOMES = {"killed": "killed", "timeout": "killed", "survived": "survived", "no tests": "not covered"}
+TRIED_AGAIN = 8  # killed mutants of each room that are tried a second time
+FAILURES, DURATIONS = ROOT / "failures.jsonl", ROOT / "mutmut-stats.json"  # in the copy
 COLUMNS = ("room", "mutants", "tried", "killed", "survived", "not covered", "share killed", "95% interval", "seconds")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that take the least time first, as far as it is known."""
+    if DURATIONS.exists():
+        seconds = json.loads(DURATIONS.read_text())["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note the mutant, the test that failed with it, and the error."""
+    if report.failed:
+        error = str(getattr(report.longrepr, "reprcrash", "")).splitlines() or [report.when]
+        with open(FAILURES, "a") as file:
+            file.write(json.dumps([get_mutant_under_test(), report.nodeid, error[0]]) + "\n")
 
 
 def files(room: str) -> list[str]:
@@ -82,7 +102,7 @@ def copy(room: str) -> Path:
         "source_paths": ["pipeline"],
         "only_mutate": files(room),
         "also_copy": sorted(path.name for path in folder.iterdir() if path.name != "pipeline"),
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", *(f"--deselect={test}" for test in LEFT_OUT)],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "tests.mutants", *(f"--deselect={test}" for test in LEFT_OUT)],
         "pytest_add_cli_args_test_selection": [own_tests(room)],
         "debug": True,  # writes what pytest says to the log
         "process_isolation": "forkserver",  # the threads of torch do not survive a fork
@@ -93,6 +113,27 @@ def copy(room: str) -> Path:
     with open(folder / "pyproject.toml", "a") as file:
         file.write("\n".join(["", "[tool.mutmut]", *lines, ""]))
     return folder
+
+
+def check_again(killed: dict[str, str], draw: random.Random) -> None:
+    """Run the tests that failed without a mutant, and some of them with their mutant again, both outside mutmut.
+
+    ``killed`` has the test for each mutant. Raises ClickException when a test fails without a mutant or passes with one.
+    """
+
+    def passes(mutant: str, tests: list[str]) -> bool:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        environment = os.environ | {"MUTANT_UNDER_TEST": mutant, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd="mutants", env=environment, capture_output=True, text=True)
+        if done.returncode > 1 or (done.returncode and not mutant):
+            raise click.ClickException(f"tests fail in {Path.cwd()}/mutants without a mutant, too: {done.stdout}{done.stderr}")
+        return not done.returncode
+
+    passes("", sorted(set(killed.values())))
+    for mutant in draw.sample(sorted(killed), min(TRIED_AGAIN, len(killed))):
+        if passes(mutant, [killed[mutant]]):
+            raise click.ClickException(f"{killed[mutant]} failed with {mutant}, but not a second time")
+        click.echo(f"killed again: {mutant} by {killed[mutant]}")
 
 
 def run(room: str, sample: int, seed: int, jobs: int) -> tuple[int, Counter[str]]:
@@ -116,16 +157,23 @@ def run(room: str, sample: int, seed: int, jobs: int) -> tuple[int, Counter[str]
             data = SourceFileMutationData(path=file)
             data.load()
             codes |= data.exit_code_by_key
-        outcomes = Counter[str]()
+        outcomes, killed = Counter[str](), dict[str, str]()
+        failures = Path("mutants", FAILURES.name)
+        failed = {name: test for name, test, _ in map(json.loads, failures.read_text().splitlines())} if failures.exists() else {}
         for name, file in tried.items():
             if codes[name] == 255:
                 raise click.ClickException(f"pytest could not run the tests of {name}; has one an id with a line break?")
             status = status_by_exit_code[codes[name]]
-            outcomes[OUTCOMES.get(status, status)] += 1
+            if status not in OUTCOMES or (status == "killed" and name not in failed):
+                raise click.ClickException(f"the tests of {name} ended with {codes[name]}, but none failed")
+            outcomes[OUTCOMES[status]] += 1
+            if status == "killed":
+                killed[name] = failed[name]
             if status != "killed":
                 diff = get_diff_for_mutant(name, path=file).splitlines()
                 changed = [line for line in diff if line[:1] in "+-" and line[:3] not in ("---", "+++")]
                 click.echo("\n".join([f"{status}: {name}", *(f"    {line}" for line in changed)]))
+        check_again(killed, draw)
         return len(mutants), outcomes
 
 

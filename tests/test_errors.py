@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import numpy as np
@@ -117,6 +118,12 @@ def test_no_credential_survives_in_a_sentence(
     with pytest.raises(SystemExit), one_line():
         raise PipelineError(text)
     assert SECRET not in capsys.readouterr().err
+
+
+def test_a_secret_of_the_environment_is_hidden_in_a_url_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_TOKEN", secret := "a/b+c d@é\udcff")
+    for form in (secret, quote(os.fsencode(secret)), quote(os.fsencode(secret), safe="")):
+        assert redact(f"no answer from {form} here") == "no answer from *** here"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, NameResolutionError
 
-from pipeline.errors import IntegrityError, PipelineError, redact
+from pipeline.errors import IntegrityError, PipelineError, printable, redact
 
 MAX_REDIRECTS = 5
 MAX_MEMBERS = 10_000  # parts of a gzip, of which millions take minutes to unpack; bgzip makes one per 64 KB
@@ -110,36 +110,50 @@ def _scheme(mirror: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _stream(url: str, cap: int, patience: Patience, out: "SimpleQueue[bytes | int | Exception]") -> None:
-    """Put the length (0: unknown), the chunks and an empty chunk, or an exception, into ``out``."""
-    try:
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            # requests reads the whole body of a redirect, however large, unless the response is closed before it looks.
-            hooks = {"response": lambda response, **_: response.close() if response.is_redirect else None}
-            timeout, headers = (patience.connect, patience.read), {"Accept-Encoding": "identity"}
-            with session.get(url, stream=True, timeout=timeout, headers=headers, hooks=hooks) as response:
-                if (status := response.status_code) != 200:
-                    raise (_BusyError if status >= 500 or status == 429 else _Missing)(f"HTTP {status}")
-                length = response.headers.get("Content-Length", "")
-                out.put(int(length) if length.isdecimal() else 0)
-                for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                    out.put(chunk)
-                    cap -= len(chunk)
-                    if cap < 0:
-                        break
-        out.put(b"")
-    except Exception as error:  # the caller's thread raises it
-        out.put(error)
+def _served(url: str, cap: int, patience: Patience) -> Iterator[bytes | int]:
+    """Yield the length that a server states (0: unknown), then its chunks."""
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        # requests reads the whole body of a redirect, however large, unless the response is closed before it looks.
+        hooks = {"response": lambda response, **_: response.close() if response.is_redirect else None}
+        timeout, headers = (patience.connect, patience.read), {"Accept-Encoding": "identity"}
+        with session.get(url, stream=True, timeout=timeout, headers=headers, hooks=hooks) as response:
+            if (status := response.status_code) != 200:
+                raise (_BusyError if status >= 500 or status == 429 else _Missing)(f"HTTP {status}")
+            length = response.headers.get("Content-Length", "")
+            yield int(length) if length.isdecimal() else 0
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                yield chunk
+                cap -= len(chunk)
+                if cap < 0:
+                    break
 
 
-def _attempt(url: str, label: str, cap: int, patience: Patience, started: float) -> bytes:
-    # A thread, because no timeout of requests bounds a name server that hangs or a header that arrives byte by byte.
+def _stored(path: Path, cap: int) -> Iterator[bytes]:
+    """Yield the first ``cap`` bytes of a file and one more."""
+    if not path.is_file():  # also refuses a device or pipe, which may never end
+        raise _Missing("no such file in the folder")
+    with open(path, "rb") as file:
+        yield file.read(cap + 1)
+
+
+def _attempt(items: Iterable[bytes | int], label: str, patience: Patience, started: float) -> bytes:
+    # A thread, because no timeout of requests bounds a name server that hangs or a header that arrives byte by byte, and none of
+    # Python's a file of a file server that is gone.
     out: SimpleQueue[bytes | int | Exception] = SimpleQueue()
     body = bytearray()
+
+    def receive() -> None:
+        try:
+            for item in items:
+                out.put(item)
+            out.put(b"")
+        except Exception as error:  # the caller's thread raises it
+            out.put(error)
+
     # Even a disabled progress bar imports multiprocessing, and a signal that arrives during an import can get lost.
     with tqdm(desc=label, unit="B", unit_scale=True, leave=False) if sys.stderr.isatty() else nullcontext() as bar:
-        Thread(target=_stream, args=(url, cap, patience, out), daemon=True).start()
+        Thread(target=receive, daemon=True).start()
         while True:
             left = started + patience.total + len(body) / patience.min_rate - time.monotonic()
             try:
@@ -162,11 +176,13 @@ def _http(url: str, label: str, cap: int, patience: Patience, started: float) ->
     pauses = iter(patience.backoff)
     while True:
         try:
-            return _attempt(url, label, cap, patience, started)
+            return _attempt(_served(url, cap, patience), label, patience, started)
         except (_BusyError, requests.RequestException, HTTPError, OSError, ValueError) as error:
             # The message of requests may hold the whole URL, so only the type of its innermost error is shown.
             cause = getattr(error.args[0] if error.args else None, "reason", None) or error
-            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(cause).__name__).lower()
+            kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", type(cause).__name__).lower()
+            if type(cause) in (ValueError, UnicodeDecodeError):  # the parsers' own, of what the server sent
+                kind = "an answer that is not HTTP"
             retry = _BusyError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError
             pause = next(pauses, None)
             if pause is None or not isinstance(error, retry) or isinstance(cause, NameResolutionError):
@@ -193,13 +209,6 @@ def _folder(mirror: str) -> Path:
     raise Unavailable("a file; name the folder that holds it" if is_file else "no such folder")
 
 
-def _local(path: Path, cap: int) -> bytes:
-    if not path.is_file():  # also refuses a device or pipe, which may never end
-        raise _Missing("no such file in the folder")
-    with open(path, "rb") as file:
-        return file.read(cap + 1)
-
-
 def _reader(mirror: str, file: File, patience: Patience) -> Callable[[str], bytes]:
     """Return a function that reads a path in a mirror."""
     scheme, started, cap = _scheme(mirror), time.monotonic(), file.size + _SLACK
@@ -210,7 +219,7 @@ def _reader(mirror: str, file: File, patience: Patience) -> Callable[[str], byte
     if scheme not in ("", "file") and "://" in mirror:
         raise Unavailable("refused: a mirror is a folder or a file:, http: or https: URL")
     folder = _folder(mirror)
-    return lambda path: _local(folder / path, cap)
+    return lambda path: _attempt(_stored(folder / path, cap), file.name, patience, started)
 
 
 def _from(mirror: str, file: File, patience: Patience) -> bytes:
@@ -248,7 +257,7 @@ def fetch(file: File, mirrors: Sequence[str], patience: Patience | None = None) 
         try:
             return _from(mirror, file, patience or Patience()), mirror
         except (Unavailable, IntegrityError) as error:
-            reasons.append(f"{redact(mirror)}: {error}")
+            reasons.append(f"{printable(redact(mirror))}: {error}")
             wrong = wrong or isinstance(error, IntegrityError)
             print(f"{file.name}: {reasons[-1]}", file=sys.stderr, flush=True)
     message = f"{file.name}: " + ("; ".join(reasons) or "no mirror to ask")

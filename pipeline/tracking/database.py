@@ -73,6 +73,13 @@ def file_of(uri: str) -> Path | None:
     return None if name == ":memory:" or name.startswith("file:") else Path(name)
 
 
+def is_absent(uri: str) -> bool:
+    """Return whether a store is a database or a folder that does not exist."""
+    folder = Path(url2pathname(uri.removeprefix("file://"))) if uri.startswith(("/", "file:///")) else None
+    place = file_of(uri) or folder
+    return place is not None and not place.exists()
+
+
 def artifacts(uri: str, root: Path) -> Path | None:
     """Return the folder for a database's artifacts: in the repository, or beside a file elsewhere; None for other stores."""
     if file := file_of(uri):

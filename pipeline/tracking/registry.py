@@ -17,7 +17,7 @@ def fetch_weights(address: str, folder: Path) -> Path:
     """
     if not address.isprintable() or not re.fullmatch(r"models:/(m-\w+|[^/@\s][^/@]*[/@][^/@\s]+)", address):
         raise ParamsError(f"{address}: allowed are models:/NAME@ALIAS, models:/NAME/VERSION and models:/ID")
-    with connected() as (client, _):
+    with connected(create=False) as (client, _):
         mlflow = load_mlflow()
         try:
             place = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))

@@ -55,18 +55,24 @@ def store_uri() -> str:
     return str(root() / uri) if is_path else uri
 
 
-def connect(name: str | None = None) -> tuple[Client, str]:
+def connect(name: str | None = None, create: bool = True) -> tuple[Client, str]:
     """Return a client and the id of an experiment (``name``, MLFLOW_EXPERIMENT_NAME or the default); create what is missing.
 
-    Raises PipelineError for a store that cannot be used, and whatever MLflow raises.
+    Who only reads does not ``create``: the id is empty for an experiment that is missing.
+    Raises ParamsError for a database that is missing then, PipelineError for a store that cannot be used, and whatever MLflow
+    raises.
     """
     uri = store_uri()
+    if not create and database.is_absent(uri):
+        raise ParamsError(f"there is no MLflow store {redact(uri)} yet; the first training or {SYNC} makes it")
     database.prepare(uri, root())
     mlflow = load_mlflow()
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)
     found = client.get_experiment_by_name(name)
+    if found is None and not create:
+        return client, ""
     if found is None:
         folder = database.artifacts(uri, root())
         try:
@@ -188,21 +194,25 @@ def explained(error: Exception) -> Exception:
 
 
 @contextmanager
-def connected(experiment: str | None = None) -> Iterator[tuple[Client, str]]:
+def connected(experiment: str | None = None, create: bool = True) -> Iterator[tuple[Client, str]]:
     """Yield what :func:`connect` returns. Raises what :func:`explained` returns when MLflow fails, here or in the block."""
     try:
-        yield connect(experiment)
+        yield connect(experiment, create)
     except Exception as error:  # whatever MLflow raises
         raise explained(error) from None
 
 
 def records(experiment: str | None = None, deleted: bool = False, wanted: str = "") -> list[tuple[Record, Run]]:
-    """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked.
+    """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked; none without a store.
 
     ``wanted`` is a filter in the language of MLflow's search, by which the store chooses: ``params.beta = '4'``.
     Raises ParamsError for a filter that MLflow refuses, and else what :func:`explained` returns.
     """
-    with connected(experiment) as (client, number):
+    if database.is_absent(store_uri()):
+        return []
+    with connected(experiment, create=False) as (client, number):
+        if not number:
+            return []
         mlflow = load_mlflow()
         kind = mlflow.entities.ViewType.ALL if deleted else mlflow.entities.ViewType.ACTIVE_ONLY
         try:

@@ -144,6 +144,26 @@ def endless_continue(handler: Handler) -> None:
     handler.forever(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.001)
 
 
+def slow_headers(handler: Handler) -> None:
+    handler.connection.send(b"HTTP/1.1 200 OK\r\n")
+    handler.forever(b"X: y\r\n", pause=0.01)
+
+
+def endless_chunks(handler: Handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.begin(Transfer_Encoding="chunked")
+    handler.forever(b"1\r\n\x1f\r\n", pause=0.01)
+
+
+def says(lines: str, content: bytes = b"", code: str = "200 OK") -> Answer:
+    """Return an answer with these lines as its header, whatever they are."""
+    return lambda handler: handler.connection.sendall(f"HTTP/1.1 {code}\r\n{lines}\r\n\r\n".encode("latin-1") + content)
+
+
+def https_of_its_own(handler: Handler) -> None:
+    handler.begin(302, Location=handler.server.url.replace("http:", "https:") + "images.gz", Content_Length=0)
+
+
 BOMB = gzip.compress(CONTENT[:16] + bytes(40_000_000), 9)
 
 
@@ -173,6 +193,27 @@ FAULTS: dict[str, tuple[Answer, type[Exception], str]] = {
     "short": (body(CONTENT[:-1]), IntegrityError, "fewer bytes"),
     "right size, wrong bytes": (body(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])), IntegrityError, "sha256"),
     "the same, zipped": (body(gzip.compress(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), 1)), IntegrityError, "sha256"),
+    "a part": (lambda handler: handler.begin(206, Content_Range="bytes 5-9/99", Content_Length=5), Unavailable, "HTTP 206"),
+    "slow headers": (slow_headers, Unavailable, "gave up after"),
+    "endless chunks": (endless_chunks, Unavailable, "gave up after"),
+    "header of 10 MB": (says(f"X: {'x' * 10_000_000}"), Unavailable, "connection error"),
+    "many headers": (says("\r\n".join(f"X-{i}: y" for i in range(9999))), Unavailable, "connection error"),
+    "two lengths": (says("Content-Length: 5\r\nContent-Length: 9", ZIPPED), Unavailable, "invalid header"),
+    "length of 26 digits": (says(f"Content-Length: {'9' * 26}", ZIPPED), Unavailable, "protocol error"),
+    "length of 5000 digits": (says(f"Content-Length: {'9' * 5000}", ZIPPED), Unavailable, "not HTTP"),
+    "negative chunk": (says("Transfer-Encoding: chunked", b"-5\r\nabc\r\n"), Unavailable, "not HTTP"),
+    "endless redirect of cookies": (
+        says(f"Location: /images.gz\r\nSet-Cookie: a={'b' * 60_000}\r\nContent-Length: 0", code="302 Found"),
+        Unavailable,
+        "too many redirects",
+    ),
+    "redirect nowhere": (lambda handler: handler.begin(302, Content_Length=0), Unavailable, "HTTP 302"),
+    "redirect to bytes": (says("Location: http://\0\xff\xfe/\r\nContent-Length: 0", code="302 Found"), Unavailable, "not HTTP"),
+    "redirect with a secret": (redirect(f"http://u:{SECRET}@127.0.0.1:1/{SECRET}?t={SECRET}"), Unavailable, "connection error"),
+    "redirect to https that is none": (https_of_its_own, Unavailable, "ssl error"),
+    "escapes in the answer": (says("Content-Length: 0", code="404 \x1b[31mno"), Unavailable, "HTTP 404"),
+    "zipped twice": (body(gzip.compress(ZIPPED)), IntegrityError, "not the expected header"),
+    "more after the gzip": (body(ZIPPED + b"more"), IntegrityError, "truncated or damaged gzip"),
     "other sizes in the header": (body(struct.pack(">4I", 0x803, 28, *SHAPE[:2]) + PIXELS), IntegrityError, "header"),
 }
 LOCAL_FAULTS = {
@@ -187,6 +228,10 @@ LOCAL_FAULTS = {
     "bad port": ("http://127.0.0.1:port/", "invalid url"),
     "bad host": ("http://[::/", "not a valid URL"),
     "NUL": ("a\0b", "no such folder"),
+    "two lines": ("a\nb", "a b: no such folder"),
+    "escapes": ("http://127.0.0.1:1/\x1b[31m", r"/\\x1b\[31m: new connection error"),
+    "no host": ("http:///mnist", "invalid url"),
+    "host of a zone that is absent": ("http://[fe80::1%25absent]:1/", "name resolution error"),
     "refused connection": ("http://127.0.0.1:1/", "connection error"),
 }
 
@@ -314,6 +359,27 @@ def test_a_server_of_wrong_bytes_is_not_asked_for_other_places(server: Server) -
     with pytest.raises(IntegrityError, match="web page"):
         fetch(replace(FILE, places=places), [server.url], QUICK)
     assert server.asked == ["/images.gz"]
+
+
+def test_a_file_that_never_answers_is_given_up_like_a_server(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.mkfifo(gone / "images.gz")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # as on a file server that is gone, where a read waits
+    with pytest.raises(Unavailable, match="gave up after"):
+        fetch(FILE, [str(gone)], QUICK)
+    assert fetch(FILE, [str(gone), str(folder)], QUICK)[0] == CONTENT
+    os.close(os.open(gone / "images.gz", os.O_WRONLY))  # ends the reads
+
+
+def test_a_huge_file_with_a_hole_is_read_no_further_than_the_data(tmp_path: Path) -> None:
+    with open(tmp_path / "images", "wb") as file:
+        file.write(CONTENT)
+        file.truncate(1 << 40)
+    with pytest.raises(IntegrityError, match="more bytes"):
+        fetch(FILE, [str(tmp_path)], QUICK)
 
 
 def test_neither_a_device_nor_a_pipe_is_read(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ParamsError, PipelineError
 from pipeline.tracking import store
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.registry import fetch_weights
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5
 from tests.conftest import ROOT
 
@@ -54,6 +55,24 @@ def test_relative_addresses_are_relative_to_the_repository(workspace: Path, monk
     for given, resolved in expected.items():
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
         assert store.store_uri() == resolved
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///other.db", "mlruns", "file:mlruns"])
+def test_who_only_reads_makes_no_store(uri: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    before = set(workspace.iterdir())
+    assert store.records() == []
+    with pytest.raises(ParamsError, match=r"no MLflow store .* the first training or `latent sync` makes it"):
+        fetch_weights("models:/nothing@champion", workspace)
+    assert set(workspace.iterdir()) == before
+
+
+@pytest.mark.usefixtures("store")
+def test_who_only_reads_makes_no_experiment() -> None:
+    client, _ = store.connect()
+    before = [found.name for found in client.search_experiments()]
+    assert store.records("misspelled") == []
+    assert [found.name for found in client.search_experiments()] == before
 
 
 @pytest.mark.usefixtures("store")
