@@ -252,9 +252,9 @@ class Run:
         return self.attempt(lambda client, run: Record.of(client.get_run(run)))
 
     def points(self, key: str) -> dict[int, float]:
-        """Return a metric's value at each step."""
+        """Return a metric's value at each step, in their order, in which PostgreSQL does not keep what was added later."""
         history = self.attempt(lambda client, run: client.get_metric_history(run, key)) or []
-        return {metric.step: metric.value for metric in history}
+        return dict(sorted((metric.step, metric.value) for metric in history))
 
     def files(self) -> dict[str, int]:
         """Return path and size in bytes of the run's artifacts, without the sample grids."""

@@ -229,7 +229,8 @@ def histories(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
                 points[row["run_id"]][row["step"]] = row["value"]
         return list(points.values())
 
-    return (runs[0].attempt(read, num_requests=len(runs)) if runs else None) or [{} for _ in runs]
+    found = (runs[0].attempt(read, num_requests=len(runs)) if runs else None) or [{} for _ in runs]
+    return [dict(sorted(points.items())) for points in found]
 
 
 def complete_experiment() -> None:
