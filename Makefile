@@ -90,7 +90,7 @@ ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:500
 	@$(BIN)/latent ui --port $(PORT)
 
 .venv/.notebook .venv/.onnx .venv/.ray .venv/.s3 .venv/.server .venv/.slurm: .venv/.%: .ci/requirements-%.txt $(STAMP)
-	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --require-hashes --requirement $<
+	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --no-deps --require-hashes --requirement $<
 	@touch $@
 
 notebook: .venv/.notebook ## Open the tutorial in Jupyter
@@ -118,18 +118,15 @@ docs: .uv/docs/bin/mkdocs ## Make the documentation's site in site/
 COMPILE := pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' --upgrade
 EXTRA := $(PYTHON) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
 
-WITHOUT_DATEUTIL := awk '/^[a-z]/ {drop = /^python-dateutil=/} !drop' requirements.lock
-
 lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(UV) $(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
 	$(EXTRA) docs | $(UV) $(COMPILE) - --output-file .ci/requirements-docs.txt
 	$(EXTRA) notebook | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-notebook.txt
 	$(EXTRA) onnx | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-onnx.txt
 	$(EXTRA) ray | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-ray.txt
-	# Its libraries ask for an earlier python-dateutil than the locked one, with which all others work, too.
-	$(WITHOUT_DATEUTIL) > .uv/constraints.txt
-	$(EXTRA) s3 | $(UV) $(COMPILE) - --constraints .uv/constraints.txt --output-file .ci/requirements-s3.txt
-	$(EXTRA) server | $(UV) $(COMPILE) - --constraints .uv/constraints.txt --output-file .ci/requirements-server.txt
+	echo 'python-dateutil>=2.1' > .uv/overrides.txt # botocore asks for one before 3, uses its parser and tz alone, and works with 4
+	$(EXTRA) s3 | $(UV) $(COMPILE) - --constraints requirements.lock --override .uv/overrides.txt --output-file .ci/requirements-s3.txt
+	$(EXTRA) server | $(UV) $(COMPILE) - --constraints requirements.lock --override .uv/overrides.txt --output-file .ci/requirements-server.txt
 	$(EXTRA) slurm | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-slurm.txt
 	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt
 	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
