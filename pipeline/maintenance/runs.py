@@ -8,7 +8,8 @@ from pipeline.maintenance.findings import Finding
 from pipeline.storage import flatten, load_json, numbers, rounded
 from pipeline.tracking import database, store
 from pipeline.tracking.dvc_lock import Stage
-from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC
+from pipeline.tracking.failures import SYNC
+from pipeline.tracking.run import MODEL_MD5, STAGE
 from pipeline.tracking.sync import sync
 from pipeline.tracking.values import HEADLINE
 

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import ParamsError
-from pipeline.tracking.run import MODEL_MD5, Record, Run
+from pipeline.tracking.record import Record
+from pipeline.tracking.run import MODEL_MD5, Run
 
 # Columns of the table, and where a run holds them.
 PARAMS = {"model": "model.name", "beta": "beta", "latent_dim": "model.latent_dim", "seed": "seed"}

@@ -2,7 +2,7 @@
 
 from pipeline.tracking.logged_model import INPUT
 from pipeline.tracking.pages import KNOWN, train_command
-from pipeline.tracking.run import Record
+from pipeline.tracking.record import Record
 
 KINDS = {
     "ae": "An autoencoder: it encodes an image as a latent point, and decodes latent points to images.",

@@ -14,7 +14,8 @@ from pipeline.tracking.card import model_card
 from pipeline.tracking.database import load_mlflow
 from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.pages import Values, describe_run
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, Client, Record, Run
+from pipeline.tracking.record import Record
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, Client, Run
 from pipeline.tracking.values import HEADLINE, headline
 
 CHAMPION = "champion"
@@ -30,8 +31,7 @@ def log_training_end(
     run: Run, settings: Values, summary: Values, weights_md5: str, image_shape: Shape, history: Path | None, weights: Path | None
 ) -> None:
     """Log the numbers of a training's summary and, where given, its history and weights."""
-    run.set_tags({MODEL_MD5: weights_md5})
-    run.log_metrics(headline(flatten(summary)))
+    run.log_metrics(headline(flatten(summary)), {MODEL_MD5: weights_md5})
     if history:
         run.log_file(history)
     if weights:
@@ -45,8 +45,7 @@ def log_evaluation(run: Run, metrics: Values, files: Iterable[Path]) -> None:
 
     MLflow shows the numbers of :data:`HEADLINE`; the artifact ``evaluation.json`` has all of them.
     """
-    run.set_tags({"evaluate.profile": metrics["profile"]})
-    run.log_metrics(headline(metrics))
+    run.log_metrics(headline(metrics), {"evaluate.profile": metrics["profile"]})
     if "test/elbo" in metrics:
         promote_champion(run, metrics["dataset"])
     _log_json(run, "evaluation.json", metrics)
@@ -76,13 +75,14 @@ def describe(run: Run) -> None:
     """Write the description on the run's page (its result, the model, and the command to train it again) and the model's card."""
 
     def write() -> None:
-        record = run.record()
-        if record and {"model.name", "seed"} <= record.params.keys() and "dataset" in record.tags:  # which a user may delete
+        record = run.held
+        if {"model.name", "seed"} <= record.params.keys() and "dataset" in record.tags:  # which a user may delete
             run.set_tags({NOTE: describe_run(record)})
             if model_id := record.model_id:
                 run.attempt(lambda client, _: logged_model.describe(client, model_id, model_card(record, f"models:/{model_id}")))
 
-    run.when_quick("description", write)
+    if run.alive:
+        run.when_quick("description", write)
 
 
 def promote_champion(run: Run, dataset: str) -> None:
@@ -119,23 +119,26 @@ def promote_champion(run: Run, dataset: str) -> None:
         winner = Record.of(best[0]) if best else None
         if winner is None or winner.model_id is None:
             return
-        if not client.search_registered_models(f"name = '{name}'"):
+        registered: list[Any] = client.search_registered_models(f"name = '{name}'")
+        if not registered:
             about = f"Models of {dataset}. The alias `{CHAMPION}` has the best ELBO on the test images, `{elbo}`."
-            client.create_registered_model(name, tags={"dataset": dataset, "metric": elbo}, description=about)
-        if alias := client.get_registered_model(name).aliases.get(CHAMPION):
+            registered = [client.create_registered_model(name, tags={"dataset": dataset, "metric": elbo}, description=about)]
+        if alias := registered[0].aliases.get(CHAMPION):
             held = f"attributes.run_id = '{client.get_model_version(name, alias).run_id}'"
             every = load_mlflow().entities.ViewType.ALL
             champions = client.search_runs([experiment], held, run_view_type=every)
             if any(champion.info.run_id != winner.id and stays(champion, best[0]) for champion in champions):
                 return
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
-        source = f"models:/{winner.model_id}"
-        version = (versions or [client.create_model_version(name, source, winner.id, model_id=winner.model_id)])[0]
+        source, tags = (
+            f"models:/{winner.model_id}",
+            {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")},
+        )
+        tags |= {elbo: f"{winner.number('test/elbo'):.6g}", "model": winner.params.get("model.name", "")}
+        version = (versions or [client.create_model_version(name, source, winner.id, tags, model_id=winner.model_id)])[0]
         card = model_card(winner, f"models:/{name}/{version.version}")
         if version.description != card:
-            tags = {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")}
-            tags |= {elbo: f"{winner.metrics[elbo]:.6g}", "model": winner.params.get("model.name", "")}
-            for key, value in tags.items():
+            for key, value in tags.items() - version.tags.items():
                 client.set_model_version_tag(name, version.version, key, value)
             logged_model.log_numbers(client, winner.id, winner.model_id)
             client.update_model_version(name, version.version, card)  # last: where it is, a killed process has left nothing out

@@ -45,16 +45,27 @@ def package(folder: Path) -> Path:
     return folder / name
 
 
-def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:
-    """Log the weights as a model of a run, whose status stays; the run has it once all of it is in the store."""
+def log(
+    client: "mlflow.MlflowClient",
+    run: "mlflow.entities.RunInfo",
+    params: dict[str, str],
+    weights: Path,
+    name: str,
+    image_shape: Shape,
+    latent_dim: int,
+    may_be_begun: bool,
+) -> str:
+    """Log the weights as a model of a run, whose status stays, and return its id.
+
+    The run has it once all of it is in the store. What a killed process has begun is completed, if there ``may_be`` such a one.
+    """
     mlflow = load_mlflow()
-    types, run = mlflow.types, client.get_run(run_id)
+    types, run_id, experiment = mlflow.types, run.run_id, run.experiment_id
     pixels, code = ((np.dtype(np.float32), (-1, *shape)) for shape in (image_shape, (latent_dim,)))
     outputs = types.Schema([types.TensorSpec(*code, "code"), types.TensorSpec(*pixels, "reconstruction")])
     signature = mlflow.models.ModelSignature(types.Schema([types.TensorSpec(*pixels)]), outputs)
-    experiment, of_run = run.info.experiment_id, f"source_run_id = '{run_id}'"
-    begun = client.search_logged_models([experiment], of_run)  # by a process that was killed
-    model = begun[0] if begun else client.create_logged_model(experiment, name, run_id, {"input": INPUT}, run.data.params)
+    begun = client.search_logged_models([experiment], f"source_run_id = '{run_id}'") if may_be_begun else []
+    model = begun[0] if begun else client.create_logged_model(experiment, name, run_id, {"input": INPUT}, params)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*input example was not provided")  # it would run the model
         loader = package(Path(scratch, "code"))
@@ -70,8 +81,9 @@ def log(client: "mlflow.MlflowClient", run_id: str, weights: Path, name: str, im
         )
         client.log_model_artifacts(model.model_id, f"{scratch}/model")
     client.finalize_logged_model(model.model_id, "READY")
-    log_numbers(client, run_id, model.model_id)
+    log_numbers(client, run_id, model.model_id, has_none=not begun)
     client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
+    return str(model.model_id)
 
 
 def describe(client: "mlflow.MlflowClient", model_id: str, card: str) -> None:
@@ -91,9 +103,10 @@ def data_of(inputs: list[Any]) -> tuple[tuple[int, ...], str]:
     return (), ""
 
 
-def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str) -> None:
-    """Show the numbers of a run on the page of its model, those of the whole training and not of an epoch."""
-    held = {(point.key, point.timestamp) for point in client.get_logged_model(model_id).metrics or []}
+def log_numbers(client: "mlflow.MlflowClient", run_id: str, model_id: str, has_none: bool = False) -> None:
+    """Show the numbers of a run on the page of its model, but those of an epoch; a new model ``has_none`` yet."""
+    shown = [] if has_none else client.get_logged_model(model_id).metrics or []
+    held = {(point.key, point.timestamp) for point in shown}
     points = [point for point in client.get_run(run_id).data._metric_objs if point.step == 0]
     new = [point for point in points if (point.key, point.timestamp) not in held]
     metric = load_mlflow().entities.Metric

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
-from pipeline.tracking.run import Record
+from pipeline.tracking.record import Record
 
 Values = Mapping[str, Any]
 WIDTH = 64  # of a line of code; a longer one makes the page of a run scroll to the side on a screen of 1280 pixels

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 
 from pipeline.data import Shape
-from pipeline.errors import PipelineError, reason
-from pipeline.tracking import logged_model
+from pipeline.tracking import grids, logged_model
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.failures import SYNC, warn
 from pipeline.tracking.logged_model import NOTE
-from pipeline.tracking.values import HEADLINE, finite, text, tile
+from pipeline.tracking.record import Record
+from pipeline.tracking.values import finite, text, tile
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -35,13 +35,14 @@ EXPERIMENT = "latent-spaces"
 MODEL_MD5 = "model.md5"
 STAGE = "dvc.stage"
 _OF_FILES = (NOTE, "claims", "evaluate.profile")  # tags that say what DVC's files say, and so change with them
-SYNC = "`latent sync`"
 
 SLOW = 1.0  # seconds above which a request counts as slow
 _PATIENCE = 30.0  # seconds for what can wait
 WORTH = ("params", "model", "champion", "files", "data", "description", "grids")  # what can wait, the most worth first
 _PAUSE = 20  # a pause is this many times as long as the slow call, so a slow store costs a training 5% at most
-_BATCH = 1000  # the most metrics that MLflow accepts in one call
+_BATCH = 900  # metrics in one call; with up to 100 tags it holds the 1000 entries that MLflow accepts
+SEND_SECONDS = 15.0
+"""The least time between two calls with the points and pictures of a training, so that many trainings share a server."""
 T = TypeVar("T")
 
 
@@ -49,67 +50,38 @@ def _entities(kind: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [getattr(load_mlflow().entities, kind)(*row) for row in rows]
 
 
-def warn(error: Exception) -> None:
-    """Print that MLflow failed, and what brings back the run, which for one that DVC did not start is nothing."""
-    when = "once this is mended" if isinstance(error, PipelineError) else "later"
-    then = f", {SYNC} restores the run {when}" if os.environ.get("DVC_STAGE") else " without it"
-    print(f"warning: MLflow failed ({reason(error)}); the work goes on{then}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Record:
-    """The content of a run in the store; ``metrics`` are the last values."""
-
-    id: str
-    name: str
-    status: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    has_data: bool
-    model_id: str | None
-    is_deleted: bool
-    data_shape: tuple[int, ...] = ()  # [N, C, H, W] of the training images, empty where it is not known
-    data_version: str = ""  # the digest of the data set
-
-    @classmethod
-    def of(cls, entity: mlflow.entities.Run) -> Self:
-        """Return the record of an MLflow entity."""
-        info, data = entity.info, entity.data
-        models = entity.outputs.model_outputs if entity.outputs else []
-        inputs = entity.inputs.dataset_inputs if entity.inputs else []
-        model_id = models[-1].model_id if models else None
-        deleted = info.lifecycle_stage == "deleted"
-        about = data.params, data.tags, data.metrics, bool(inputs), model_id, deleted, *logged_model.data_of(inputs)
-        return cls(info.run_id, info.run_name, info.status, *about)
-
-    def number(self, key: str) -> float | None:
-        """Return a number by its key in metrics files, under which runs of earlier versions hold it; None where there is none."""
-        return self.metrics.get(HEADLINE.get(key, key), self.metrics.get(key))
-
-
 class Run:
     """An MLflow run to log to. No call raises: the first ``failure`` is a warning, and later calls do nothing.
 
-    After a slow call a training's run pauses: points are queued for one batch, and what can wait is sent at the end. Others, with
-    ``pauses`` off, go on. What can wait may take :data:`_PATIENCE` seconds; a note names what is left out.
+    Points and grids are sent every :data:`SEND_SECONDS`. After a slow call a training's run pauses: they wait for the end, as
+    does all else that can. With ``pauses`` off a run goes on. What waits may take :data:`_PATIENCE` seconds; a note names more.
     A ``resumed`` run logs what the store lacks. One to ``complete`` does so, too, without warnings, keeps its end and tags but
     :data:`_OF_FILES`, and counts what it ``added``. ``id`` is None where there is no run.
     """
 
     def __init__(
-        self, client: Client | None = None, info: Any = None, complete: bool = False, resumed: bool = False, pauses: bool = True
+        self, client: Client | None = None, entity: Any = None, complete: bool = False, resumed: bool = False, pauses: bool = True
     ) -> None:
-        self._client, self._complete, self._resumed, self._pauses = client, complete, resumed, pauses and not complete
+        info = entity.info if entity else None
+        self._entity, self._client, self._complete, self._resumed = entity, client, complete, resumed
+        self._pauses = pauses and not complete
         self.id: str | None = info.run_id if info else None
         self._start: int = info.start_time if info else 0
         self._end = (info.end_time or info.start_time) if info and complete else None
         self._queue: list[tuple[str, float, int, int]] = []  # key, value, milliseconds since 1970, step
+        self._tags: dict[str, str] = {}  # that go with the points
+        self._pictures: dict[str, np.ndarray] = {}  # by file name
+        self._send_next = 0.0
         self._waiting: list[tuple[str, Callable[[], object]]] = []
         self._pause_end, self._slow, self._left_out, self.added = 0.0, 0.0, False, Counter[str]()
         self.failure = cast(Exception | None, None)
-        self._held, self._files = (self.record(), self.files()) if complete or resumed else (None, {})
+        self._files = self.files() if complete or resumed else {}
         self._steps: dict[str, Collection[int]] = {}  # of points that a resumed run holds
+
+    @cached_property
+    def held(self) -> Record:
+        """What the run holds: what the store had when this object was made, and what was logged by it."""
+        return Record.of(self._entity)
 
     @property
     def alive(self) -> bool:
@@ -167,19 +139,16 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters, as strings. MLflow accepts the same parameters again when a run continues."""
-        rows = {key: text(value) for key, value in params.items() if not self._held or key not in self._held.params}
+        rows = {key: text(value) for key, value in params.items() if self.id and key not in self.held.params}
         if rows:
             self.added["params"] += len(rows)
+            self.held.params.update(rows)
             send = partial(self.attempt, lambda client, run: client.log_batch(run, params=_entities("Param", rows.items())))
             self.when_quick("params", send)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, as strings."""
-        held = self._held.tags if self._held and self._complete else {}
-        rows = {key: str(value) for key, value in tags.items() if key not in held or (key in _OF_FILES and held[key] != value)}
-        if rows:
-            self.added["tags"] += len(rows)
-            self.attempt(lambda client, run: client.log_batch(run, tags=_entities("RunTag", rows.items())))
+        self.log_metrics({}, tags)
 
     def log_epoch(self, row: Mapping[str, float], elapsed: float = 0.0) -> None:
         """Log an epoch's metrics, ``elapsed`` seconds into the run; a resumed run logs those it does not hold yet."""
@@ -191,37 +160,52 @@ class Run:
                 self._steps[key] = self.points(key).keys()
             if step not in self._steps.get(key, ()):
                 self._queue.append((key, value, then, step))
-        if not self._complete and time.perf_counter() >= self._pause_end:
+        if not self._complete and time.perf_counter() >= max(self._pause_end, self._send_next):
+            self._send_next = time.perf_counter() + SEND_SECONDS
             self.flush()
+            if self._pictures:
+                self._send_pictures()
 
     def flush(self) -> None:
-        """Send the queued points."""
-        points, self._queue = self._queue, []
+        """Send the queued points and tags."""
+        points, tags, self._queue, self._tags = self._queue, self._tags, [], {}
         self.added += Counter("points" if step else "metrics" for *_, step in points)
-        for first in range(0, len(points), _BATCH):
-            batch = _entities("Metric", points[first : first + _BATCH])
-            self.attempt(lambda client, run: client.log_batch(run, metrics=batch))  # noqa: B023 (called at once)
+        self.added["tags"] += len(tags)
+        for first in range(0, max(len(points), bool(tags)), _BATCH):
+            metrics, named = _entities("Metric", points[first : first + _BATCH]), _entities("RunTag", tags.items())
+            self.attempt(lambda client, run: client.log_batch(run, metrics=metrics, tags=named))  # noqa: B023 (called at once)
+            tags = {}
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log the finite metrics, which have one value per run, where the run does not hold that value yet."""
-        held = self.attempt(lambda client, run: client.get_run(run).data.metrics) or {}
+    def log_metrics(self, metrics: Mapping[str, float], tags: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Log the finite metrics, which have one value per run, where the run does not hold that value yet, and tags."""
+        if not self.id:
+            return
         now = round(time.time() * 1000)  # later than an old value; at equal times MLflow shows the larger one
-        self._queue += [(key, value, now, 0) for key, value in finite(metrics).items() if held.get(key) != value]
+        new = {key: value for key, value in finite(metrics).items() if self.held.metrics.get(key) != value}
+        self._queue += [(key, value, now, 0) for key, value in new.items()]
+        held = self.held.tags if self._complete else {}
+        self._tags |= {
+            key: str(value) for key, value in tags.items() if key not in held or (key in _OF_FILES and held[key] != value)
+        }
+        self.held.metrics.update(new)
+        self.held.tags.update(self._tags)
         self.flush()
 
     def log_grid(self, key: str, images: np.ndarray, step: int, columns: int = 8) -> None:
         """Log images ``[N, C, H, W]`` in [0, 1] as one image per step of ``key``."""
-        grid = tile(images, columns)
-        send = partial(self.attempt, lambda client, run: client.log_image(run, grid, key=key, step=step), num_requests=5)
-        if (key, step) not in self._grids:
-            self.when_quick("grids", send)
+        if self.id and (key, step) not in self._grids:
+            self._tags |= grids.TAG.items() - self.held.tags.items()
+            self._pictures[grids.file_name(key, step)] = tile(images, columns)
+
+    def _send_pictures(self) -> None:
+        pictures, self._pictures = self._pictures, {}
+        self.attempt(partial(grids.log, pictures=pictures), num_requests=2 * len(pictures))
 
     @cached_property
     def _grids(self) -> set[tuple[str, int]]:
-        """Key and step of the grids that a resumed run holds, of file names such as ``samples%step%5%timestamp%...``."""
-        listed = self.attempt(lambda client, run: client.list_artifacts(run, "images")) if self._resumed else []
-        names = (re.split(r"\W+", Path(entry.path).name) for entry in listed or [])
-        return {(name[0], int(name[2])) for name in names if name[1:2] == ["step"]}
+        """Key and step of the grids that a resumed run holds."""
+        listed = self.attempt(lambda client, run: client.list_artifacts(run, grids.FOLDER)) if self._resumed else []
+        return grids.held(entry.path for entry in listed or [])
 
     def log_file(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
@@ -245,26 +229,32 @@ class Run:
 
     def log_data(self, name: str, path: str | Path, version: str, shape: tuple[int, ...]) -> None:
         """Log the training data, images of this shape, as an input with its version, an md5 of dvc.lock, as the digest."""
-        if not self._held or not self._held.has_data:
+        if self.id and not self.held.has_data:
             self.added["inputs"] += 1
+            self.held = replace(self.held, has_data=True, data_shape=shape, data_version=version)
             call = partial(logged_model.log_data, name=name, path=path, digest=version, shape=shape)
             self.when_quick("data", partial(self.attempt, call))
 
     def log_model(self, weights: Path, name: str, image_shape: Shape, latent_dim: int) -> None:
         """Log the weights as a model for ``mlflow.pyfunc.load_model``, with a signature and without pickle."""
-        if not self._held or not self._held.model_id:
+        if self.id and not self.held.model_id:
             self.added["models"] += 1
-            call = partial(logged_model.log, weights=weights, name=name, image_shape=image_shape, latent_dim=latent_dim)
-            self.when_quick("model", partial(self.attempt, call, num_requests=20))
+
+            def log(client: Client, _: str) -> None:
+                info, begun = self._entity.info, self._complete or self._resumed
+                model = logged_model.log(client, info, self.held.params, weights, name, image_shape, latent_dim, begun)
+                self.held = replace(self.held, model_id=model)
+
+            self.when_quick("model", partial(self.attempt, log, num_requests=20))
 
     def record(self) -> Record | None:
         """Return the content of the run."""
         return self.attempt(lambda client, run: Record.of(client.get_run(run)))
 
     def points(self, key: str) -> dict[int, float]:
-        """Return a metric's value at each step."""
+        """Return a metric's value at each step, in their order, in which PostgreSQL does not keep what was added later."""
         history = self.attempt(lambda client, run: client.get_metric_history(run, key)) or []
-        return {metric.step: metric.value for metric in history}
+        return dict(sorted((metric.step, metric.value) for metric in history))
 
     def files(self) -> dict[str, int]:
         """Return path and size in bytes of the run's artifacts, without the sample grids."""
@@ -272,7 +262,7 @@ class Run:
         def listed(client: Client, run: str, folder: str | None = None) -> dict[str, int]:
             found: dict[str, int] = {}
             for entry in client.list_artifacts(run, folder):
-                if entry.path != "images":
+                if entry.path != grids.FOLDER:
                     found |= listed(client, run, entry.path) if entry.is_dir else {entry.path: entry.file_size or 0}
             return found
 
@@ -286,9 +276,11 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """Send the queued points, what waits unless the run was stopped, and the status; a completed run keeps its end."""
         self.flush()
+        if self._pictures and (status == "FINISHED" or time.perf_counter() >= self._pause_end):
+            self._waiting.append(("grids", self._send_pictures))
         if status == "FINISHED":
             self._catch_up()
-        lacked_nothing = self._complete and self._held and self._held.status == status and not +self.added
+        lacked_nothing = self._complete and self.held.status == status and not +self.added
         if not lacked_nothing:
             self.attempt(lambda client, run: client.set_terminated(run, status, self._end))
 

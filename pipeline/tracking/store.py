@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pipeline.errors import NO_SPACE_ERRNOS, AccessError, IntegrityError, ParamsError, PipelineError, reason, redact
 from pipeline.startup import repository_root
 from pipeline.tracking import database
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.failures import SYNC, answer, causes, is_denied, warn
 from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.pages import VIEWS, describe_experiment
-from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, SYNC, Client, Record, Run, warn
+from pipeline.tracking.record import Record
+from pipeline.tracking.run import EXPERIMENT, MODEL_MD5, STAGE, Client, Run
 
 FINGERPRINT = "fingerprint"
 """The tag with the hash of all that decides a training's bits: trainings with the same one share a run."""
@@ -29,7 +31,6 @@ PARENT = "MLFLOW_PARENT_RUN_ID"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow does not ask what the experiment is for
 _NEWEST_FIRST = ["attributes.start_time DESC"]
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-_DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 # What MLflow's own pages ask for curves, and its limits on runs in a question and points in an answer.
 _BULK, _MOST_RUNS, _MOST_POINTS = "/ajax-api/2.0/mlflow/metrics/get-history-bulk", 100, 25_000
 _SQLITE_PROBLEMS = {  # the second is a limit on the size of files, too
@@ -140,16 +141,14 @@ def start(name: str, tags: Mapping[str, Any], run_id: str | None = None) -> Run:
     try:
         client, experiment = connect()
         if found := _former(client, experiment, tags, run_id):
-            client.set_tag(found.info.run_id, PROCESS, tags[PROCESS])
+            client.log_batch(found.info.run_id, tags=[load_mlflow().entities.RunTag(*tag) for tag in tags.items()])
             client.update_run(found.info.run_id, status="RUNNING")
-            run = Run(client, found.info, resumed=True)
-        else:  # all tags from the first moment on, so that a run is never without them, whenever the process is killed
-            return Run(client, client.create_run(experiment, run_name=name, tags=tags).info)
+            return Run(client, found, resumed=True)
+        # All tags from the first moment on, so that a run is never without them, whenever the process is killed.
+        return Run(client, client.create_run(experiment, run_name=name, tags=tags))
     except Exception as error:  # as in Run.attempt
         warn(error)
         return Run()
-    run.set_tags(tags)
-    return run
 
 
 def find(model_md5: str) -> Run:
@@ -158,37 +157,27 @@ def find(model_md5: str) -> Run:
         client, experiment = connect()
         runs = client.search_runs([experiment], f"tags.`{MODEL_MD5}` = '{model_md5}'", order_by=_NEWEST_FIRST, max_results=1)
         if runs:
-            return Run(client, runs[0].info, pauses=False)
+            return Run(client, runs[0], pauses=False)
         print(f"note: no MLflow run has weights {model_md5}; {SYNC} rebuilds it", file=sys.stderr)
     except Exception as error:  # as in Run.attempt
         warn(error)
     return Run()
 
 
-def _http_status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)  # that of requests, or of S3
-    return (
-        response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(response, dict) else getattr(response, "status_code", None)
-    )
-
-
 def explained(error: Exception) -> Exception:
     """Return an error of one line for one that MLflow, its database, its server or its disk raised."""
     if isinstance(error, PipelineError):
         return error
-    uri, chain = redact(store_uri()), [cast(BaseException, error)]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    code = getattr(error, "error_code", "")
-    for cause in chain:
+    uri = redact(store_uri())
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in NO_SPACE_ERRNOS:
             return OSError(cause.errno, cause.strerror, cause.filename or uri)
     for problem, number in _SQLITE_PROBLEMS.items():
         if problem in str(error):
             return OSError(number, problem, str(database.file_of(store_uri()) or uri))
-    if code in _DENIED or {401, 403} & set(map(_http_status, chain)):
-        return AccessError(f"{uri} does not let this user do it ({reason(error)}); MLFLOW_TRACKING_USERNAME names the user")
-    if code in _REFUSED:
+    if is_denied(error):
+        return AccessError(f"{uri} does not let this user do it ({answer(error)}); MLFLOW_TRACKING_USERNAME names the user")
+    if getattr(error, "error_code", "") in _REFUSED:
         return IntegrityError(f"MLflow refuses it ({reason(error)})")
     return PipelineError(f"the MLflow store {uri} does not answer ({reason(error)})")
 
@@ -222,7 +211,7 @@ def records(experiment: str | None = None, deleted: bool = False, wanted: str = 
                 raise
             allowed = "allowed is one as in `latent compare --filter \"params.beta = '4'\"`"
             raise ParamsError(f"MLflow refuses the filter {wanted} ({reason(error)}); {allowed}") from None
-        return [(Record.of(entity), Run(client, entity.info, pauses=False)) for entity in found]
+        return [(Record.of(entity), Run(client, entity, pauses=False)) for entity in found]
 
 
 def histories(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
@@ -250,7 +239,8 @@ def histories(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
                 points[row["run_id"]][row["step"]] = row["value"]
         return list(points.values())
 
-    return (runs[0].attempt(read, num_requests=len(runs)) if runs else None) or [{} for _ in runs]
+    found = (runs[0].attempt(read, num_requests=len(runs)) if runs else None) or [{} for _ in runs]
+    return [dict(sorted(points.items())) for points in found]
 
 
 def complete_experiment() -> None:

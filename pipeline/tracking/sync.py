@@ -19,9 +19,11 @@ from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained
 from pipeline.tracking.dvc_lock import Stage, version_of
 from pipeline.tracking.dvc_repo import Source, sources
+from pipeline.tracking.failures import SYNC
 from pipeline.tracking.origin import COMMIT
 from pipeline.tracking.pages import label, role
-from pipeline.tracking.run import MODEL_MD5, STAGE, SYNC, Record, Run
+from pipeline.tracking.record import Record
+from pipeline.tracking.run import MODEL_MD5, STAGE, Run
 from pipeline.tracking.values import finite, text
 
 
@@ -72,7 +74,7 @@ class Training:
                 if not active:
                     client.restore_run(same[0].id)
                 found = client.get_run((active or same)[0].id)
-            return Run(client, found.info, complete=True)
+            return Run(client, found, complete=True)
 
     def _is_unfinished(self, record: Record, run: Run) -> bool:
         """Return whether a run has no weights, and of params, data and points nothing that differs from this training."""

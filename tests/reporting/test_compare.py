@@ -15,7 +15,7 @@ from pipeline.errors import ParamsError
 from pipeline.reporting import compare, compare_figures
 from pipeline.reporting.compare import COLUMNS, render, select, texts
 from pipeline.tracking import store as tracking
-from pipeline.tracking.run import Record
+from pipeline.tracking.record import Record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy

@@ -17,7 +17,7 @@ from pipeline.tracking import store as tracking
 from pipeline.tracking.card import model_card
 from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.pages import KNOWN
-from pipeline.tracking.run import Record
+from pipeline.tracking.record import Record
 from tests.tracking.fake_training import settings, train
 from tests.tracking.repository import Repository
 

@@ -45,8 +45,8 @@ class Server:
         return [SimpleNamespace(step=step, value=float(run)) for step in (1, 2)]
 
     def read(self, number: int) -> list[dict[int, float]]:
-        infos = [SimpleNamespace(run_id=str(run), start_time=0) for run in range(number)]
-        return tracking.histories([Run(self, info, pauses=False) for info in infos], "val/loss")  # type: ignore[arg-type]
+        runs = [SimpleNamespace(info=SimpleNamespace(run_id=str(run), start_time=0)) for run in range(number)]
+        return tracking.histories([Run(self, run, pauses=False) for run in runs], "val/loss")  # type: ignore[arg-type]
 
 
 def test_a_server_is_asked_for_a_hundred_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

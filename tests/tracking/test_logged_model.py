@@ -127,7 +127,8 @@ def test_kill_while_a_model_is_logged_leaves_the_status_of_the_run(
     assert statuses(run)[0] == "FINISHED"
     assert [record.model_id for record, _ in store.records()] == [None]
     assert mlflow.active_run() is None
-    logged(weights, run)
+    with store.start("run", {}, run.id) as again:
+        logged(weights, again)
     status, models = statuses(run)
     assert status == "FINISHED"
     assert models.count("READY") == len(models) == 1

@@ -14,7 +14,7 @@ from pipeline.tracking import events, store
 from pipeline.tracking.dvc_files import read_history
 from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.pages import VIEW, VIEWS, describe_run, label, links
-from pipeline.tracking.run import Record
+from pipeline.tracking.record import Record
 from pipeline.tracking.values import HEADLINE
 from tests.conftest import ROOT
 from tests.tracking.fake_training import settings, train

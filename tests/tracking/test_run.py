@@ -20,7 +20,8 @@ from pipeline.params import Params
 from pipeline.storage import md5
 from pipeline.tracking import events, store
 from pipeline.tracking import run as tracking_run
-from pipeline.tracking.run import Record, Run
+from pipeline.tracking.record import Record
+from pipeline.tracking.run import Run
 from pipeline.tracking.values import tile
 from tests.tracking.fake_training import train
 
@@ -169,7 +170,7 @@ def test_a_completed_run_keeps_its_tags_but_for_those_that_follow_from_files() -
         pass
     client = MlflowClient(store.store_uri())
     for count in (2, 0):
-        run = Run(client, client.get_run(only()[0].id).info, complete=True)
+        run = Run(client, client.get_run(only()[0].id), complete=True)
         run.set_tags({"role": "sweep", "evaluate.profile": "full", "claims": "1 holds, 1 fails"})
         assert run.added["tags"] == count
     expected = {"role": "main", "evaluate.profile": "full", "claims": "1 holds, 1 fails"}
