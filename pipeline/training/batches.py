@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class Batches(NamedTuple):
 
 
 def resident(images: Images, device: torch.device) -> Tensor:
-    """Return images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
-    return torch.from_numpy(images.pixels).to(device)
+    """Return a copy of images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
+    return torch.from_numpy(images.pixels[np.arange(len(images))]).to(device)
 
 
 def draw_thresholds(count: int, shape: Shape, *key: Any) -> Tensor:
