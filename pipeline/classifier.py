@@ -1,6 +1,6 @@
 """The reference classifier: a small network whose features and confidence measure decoded images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.storage import Header, Name, Size, check_arrays, load_arrays, md5,
 BATCH = 128
 LEARNING_RATE = 3e-3
 NUM_FEATURES = 64
+_PREDICTED = 1000  # images at a time
 NO_CLASSES = "the images have no labels of two classes or more, so there is no classifier"
 
 
@@ -60,7 +61,7 @@ class Classifier:
         """Return features ``[..., 64]`` and class probabilities ``[..., K]``, float32, of images ``[..., C, H, W]`` in [0, 1]."""
         x = torch.as_tensor(images, dtype=torch.float32)
         device = next(self.net.parameters()).device
-        parts = [self.net(part.to(device)) for part in torch.split(x.reshape(-1, *x.shape[-3:]), 1000)]
+        parts = [self.net(part.to(device)) for part in torch.split(x.reshape(-1, *x.shape[-3:]), _PREDICTED)]
         features, logits = (torch.cat(part).reshape(*x.shape[:-3], -1) for part in zip(*parts, strict=True))
         return features.cpu().numpy(), logits.softmax(-1).cpu().numpy()
 
@@ -80,20 +81,23 @@ def train_classifier(dataset: Dataset, *, num_steps: int, seed: int, device: tor
     num_steps = min(num_steps, 40 * max(1, len(train) // BATCH))
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
-    pixels, labels = torch.from_numpy(train.pixels).to(device), torch.from_numpy(train.labels).to(device)
     shift = max(1, min(train.shape[1:]) // 14)
     for step in trange(num_steps, desc="classifier", unit="step", disable=None):
         rng = generator(seed, "judge", step)  # the key decides the weights' bits, so it stays
-        indices = torch.randint(len(train), (BATCH,), generator=rng).to(device)
+        images = train.take(torch.randint(len(train), (BATCH,), generator=rng).numpy())
+        pixels, labels = (torch.from_numpy(array).to(device) for array in (images.pixels, images.labels))
         move = tuple(torch.randint(-shift, shift + 1, (2,), generator=rng).tolist())
-        logits = net(intensities(pixels[indices].roll(move, (-2, -1))))[1]
-        loss = functional.cross_entropy(logits, labels[indices])
+        logits = net(intensities(pixels.roll(move, (-2, -1))))[1]
+        loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-    probabilities = Classifier(net.eval(), dataset.name, accuracy=0.0).predict(test.intensities)[1]
-    return Classifier(net, dataset.name, float((probabilities.argmax(-1) == test.labels).mean()))
+    classifier, correct = Classifier(net.eval(), dataset.name, accuracy=0.0), 0
+    for start in range(0, len(test), 10 * _PREDICTED):
+        images = test.take(slice(start, start + 10 * _PREDICTED))
+        correct += int((classifier.predict(images.intensities)[1].argmax(-1) == images.labels).sum())
+    return replace(classifier, accuracy=correct / len(test))
 
 
 class _Header(Header):

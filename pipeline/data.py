@@ -1,17 +1,20 @@
 """Images with optional labels and factors, the prepared file that DVC versions, and the validation split."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.storage import ClassName, Header, Name, load_arrays, refusing, save_arrays
+from pipeline.storage import ClassName, Header, Name, chunks, map_arrays, refusing, save_arrays
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
 MAX_CLASSES = 1 << 16
+RESIDENT = 1 << 30
+"""Bytes of images that are kept in memory; of more, a part is. It is a fixed number, because it decides the order of training."""
 Pixels = TypeVar("Pixels")
 
 
@@ -22,6 +25,29 @@ def intensities(pixels: Pixels) -> Pixels:
     array([0. , 0.2, 1. ], dtype=float32)
     """
     return pixels / np.float32(255)  # type: ignore[operator, no-any-return]  # numpy and torch share no type
+
+
+class Rows:
+    """Rows of an array that are copied only where they are asked for, by ``[...]``, so that all of them need not fit into memory.
+
+    >>> rows = Rows(np.array([0, 10, 20, 30]), np.array([3, 1, 2]))
+    >>> rows.shape, rows[1:]
+    ((3,), array([10, 20]))
+    """
+
+    def __init__(self, array: "np.ndarray | Rows", rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+        self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
+        self.dtype: np.dtype[Any] = array.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._array[self._rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 @dataclass(frozen=True)
@@ -36,12 +62,12 @@ class Images:
     (5, (1, 28, 28), True)
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Rows
     labels: np.ndarray | None = None
     factors: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or not self.pixels.size:
+        if self.pixels.dtype != np.uint8 or len(self.pixels.shape) != 4 or not prod(self.pixels.shape):
             raise ValueError(f"images must be uint8 [N, C, H, W], not {self.pixels.dtype} {list(self.pixels.shape)}")
         for name, values, ndim in (("labels", self.labels, 1), ("factors", self.factors, 2)):
             if values is not None and (values.dtype != np.int64 or values.ndim != ndim or len(values) != len(self)):
@@ -62,17 +88,24 @@ class Images:
     @property
     def intensities(self) -> np.ndarray:
         """The images as float32 in [0, 1], ``[N, C, H, W]``."""
-        return intensities(self.pixels)
+        return intensities(self.pixels[:])
 
     def take(self, indices: np.ndarray | slice) -> "Images":
         """Return the images at ``indices``, with their labels and factors."""
         labels, factors = (None if values is None else values[indices] for values in (self.labels, self.factors))
         return Images(self.pixels[indices], labels, factors)
 
+    def part(self, rows: np.ndarray) -> "Images":
+        """Return the images at the numbers ``rows``; their pixels are copied where they are used, not here."""
+        labels, factors = (None if values is None else values[rows] for values in (self.labels, self.factors))
+        return Images(Rows(self.pixels, rows), labels, factors)
+
     def mean_image(self) -> np.ndarray:
         """Return the mean intensity of each pixel, ``[C, H, W]``, float32 in [0, 1]."""
-        mean: np.ndarray = self.pixels.mean(axis=0, dtype=np.float64) / 255
-        return mean.astype(np.float32)
+        total = np.zeros(self.shape)
+        for part in chunks(self.pixels):
+            total += part.sum(axis=0, dtype=np.float64)  # of integers, so it is exact
+        return (total / len(self) / 255).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -112,8 +145,11 @@ def save_dataset(path: str | Path, dataset: Dataset) -> None:
 
 
 def load_dataset(path: str | Path) -> Dataset:
-    """Read the prepared file. Raises IntegrityError naming it when it is missing or damaged."""
-    arrays, header = load_arrays(path)
+    """Return the data set of a prepared file; its images stay in the file, which is read where they are used.
+
+    Raises IntegrityError naming it when it is missing or damaged.
+    """
+    arrays, header = map_arrays(path)
     with refusing(path, "a prepared data set"):
         _Header.check(header)
         names = {part: [f"{part}_{field}" for field in ("pixels", "labels", "factors")] for part in ("train", "test")}
@@ -126,7 +162,7 @@ def load_dataset(path: str | Path) -> Dataset:
 
 
 def holdout(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Split images into ``(train, validation)``; ``seed`` chooses the ``round(fraction * N)`` validation images."""
+    """Split images into parts ``(train, validation)``; ``seed`` chooses the ``round(fraction * N)`` validation images."""
     order = np.random.default_rng(seed).permutation(len(images))
     size = max(1, round(fraction * len(images)))
-    return images.take(np.sort(order[size:])), images.take(np.sort(order[:size]))
+    return images.part(np.sort(order[size:])), images.part(np.sort(order[:size]))

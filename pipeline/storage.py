@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from glob import escape
@@ -18,13 +19,18 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from pipeline.errors import DAMAGED, IntegrityError, ParamsError
 
 Arrays = dict[str, np.ndarray]
+Sliced = Any
+"""An array, or what has the shape, the type and the slices of one that does not fit into memory."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # with the number of the process that writes it
 _METADATA_KEY = "pipeline"  # one key alone, because safetensors writes keys in hash order, which differs between processes
+# The types of safetensors and numpy, in the order in which safetensors puts arrays into a file.
+_KINDS = ("U64", "I64", "F64", "F32", "U32", "I32", "F16", "U16", "I16", "I8", "U8", "BOOL")
+_DTYPES = {kind: np.dtype(bool if kind == "BOOL" else f"<{kind[0].lower()}{int(kind[1:]) // 8}") for kind in _KINDS}
+_CHUNK = 1 << 24  # bytes
 
 
 def md5(path: str | Path) -> str:
@@ -42,8 +48,10 @@ def is_leftover(path: Path) -> bool:
     return False
 
 
-def write(path: str | Path, content: bytes | str) -> None:
+def write(path: str | Path, content: bytes | str | Iterable[np.ndarray]) -> None:
     """Write a file atomically: after a crash or an OSError (disk full, read-only) it has all of the old or of the new content.
+
+    Content that does not fit into memory is given in parts.
 
     What an earlier writer of this file has left when it was killed is deleted.
     """
@@ -56,7 +64,8 @@ def write(path: str | Path, content: bytes | str) -> None:
         with open(temporary, "wb") as file:
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(content.encode() if isinstance(content, str) else content)
+            parts = (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
+            file.writelines(parts)  # type: ignore[arg-type]  # contiguous arrays are buffers of bytes
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -73,19 +82,44 @@ def write(path: str | Path, content: bytes | str) -> None:
         os.close(folder)
 
 
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+def chunks(array: Sliced) -> Iterator[np.ndarray]:
+    """Yield an array in contiguous parts of at most 16 MiB, or of one row."""
+    size = math.prod(array.shape[1:]) * array.dtype.itemsize
+    step = max(1, _CHUNK // max(1, size))
+    for start in range(0, len(array), step):
+        yield np.ascontiguousarray(array[start : start + step])
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, Sliced]) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for part in chunks(array):
+            digest.update(part.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
-    """Write named arrays, a JSON header and a sha256 of both to a safetensors file; equal content gives equal bytes."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    envelope = {"header": header, "sha256": _digest(header, arrays)}
-    write(path, save(arrays, metadata={_METADATA_KEY: json.dumps(envelope)}))
+def _parts(arrays: Mapping[str, Sliced], metadata: str) -> Iterator[np.ndarray]:
+    """Yield the content of a safetensors file: the size of its header, the header in JSON, and the arrays."""
+    dtypes, header, end = list(_DTYPES.values()), dict[str, Any]({"__metadata__": {_METADATA_KEY: metadata}}), 0
+    ordered = sorted(arrays.items(), key=lambda item: (dtypes.index(item[1].dtype), item[0]))
+    for name, array in ordered:
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        header[name] = {"dtype": _KINDS[dtypes.index(array.dtype)], "shape": array.shape, "data_offsets": (start, end)}
+    content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    yield np.frombuffer(len(content).to_bytes(8, "little") + content, np.uint8)
+    for _, array in ordered:
+        yield from chunks(array)
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Sliced], header: Mapping[str, Any]) -> None:
+    """Write named arrays, a JSON header and a sha256 of both to a safetensors file; equal content gives equal bytes.
+
+    The arrays need not fit into memory.
+    """
+    arrays = {name: array if array.shape else np.atleast_1d(array) for name, array in arrays.items()}
+    write(path, _parts(arrays, json.dumps({"header": header, "sha256": _digest(header, arrays)})))
 
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
@@ -120,16 +154,35 @@ def refusing(path: str | Path, kind: str) -> Iterator[None]:
         raise IntegrityError(f"{path}: not {kind} of this version ({error!s:.200}); {DAMAGED}") from None
 
 
-def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
-    """Return ``(arrays, header)``; nothing in the file is executed. Raises IntegrityError if it is missing or any bit differs."""
+def map_safetensors(path: str | Path) -> tuple[Arrays, dict[str, str]]:
+    """Return ``(arrays, metadata)`` of any safetensors file; the arrays stay in the file, which is read where they are used.
+
+    Raises SafetensorError for what is no such file, ValueError for other types of arrays.
+    """
+    with safe_open(path, framework="numpy") as checked:
+        metadata = checked.metadata() or {}
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = {name: about for name, about in json.loads(file.read(start - 8)).items() if name != "__metadata__"}
+        held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if others := {about["dtype"] for about in header.values()} - _DTYPES.keys():
+        raise ValueError(f"arrays of type {', '.join(sorted(others))}")
+    arrays: Arrays = {
+        name: np.ndarray(about["shape"], _DTYPES[about["dtype"]], held, start + about["data_offsets"][0])
+        for name, about in header.items()
+    }
+    return arrays, metadata
+
+
+def map_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
+    """Return ``(arrays, header)``, the arrays as :func:`map_safetensors` does; errors are those of :func:`load_arrays`."""
     if not os.path.exists(path):
         raise IntegrityError(f"{path}: no such file; run `dvc repro` (comparison models: `dvc repro -P`)")
     if not os.path.isfile(path):
         raise IntegrityError(f"{path}: not a file; move it away, then run `dvc repro`")
     try:
-        with safe_open(path, framework="numpy") as file:
-            envelope = json.loads((file.metadata() or {})[_METADATA_KEY])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        arrays, metadata = map_safetensors(path)
+        envelope = json.loads(metadata[_METADATA_KEY])
         header = envelope["header"]
         if not isinstance(header, dict):
             raise TypeError("its header is no mapping")
@@ -139,6 +192,12 @@ def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     if not is_whole:
         raise IntegrityError(f"{path}: content does not match its sha256 (damaged); {DAMAGED}")
     return arrays, header
+
+
+def load_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
+    """Return ``(arrays, header)``; nothing in the file is executed. Raises IntegrityError if it is missing or any bit differs."""
+    arrays, header = map_arrays(path)
+    return {name: array.copy() for name, array in arrays.items()}, header
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], axes: Mapping[str, str], **sizes: int) -> None:

@@ -23,7 +23,7 @@ from pipeline.datasets.own import KINDS
 from pipeline.datasets.transfer import Unavailable
 from pipeline.errors import ParamsError
 from pipeline.params import DataParams, Params
-from pipeline.storage import save_metrics
+from pipeline.storage import chunks, save_metrics
 from stages import run, stage
 
 NOTICE = """\
@@ -78,8 +78,11 @@ def fetched(data: DataParams) -> Dataset:
 
 def describe(images: Images) -> dict[str, int | str]:
     """Return the number of images and the sha256 over all images and labels."""
-    labels = b"" if images.labels is None else images.labels.tobytes()
-    return {"images": len(images), "sha256": hashlib.sha256(images.pixels.tobytes() + labels).hexdigest()}
+    digest = hashlib.sha256()
+    for array in (images.pixels, images.labels):
+        for part in chunks(array) if array is not None else ():
+            digest.update(part.data)
+    return {"images": len(images), "sha256": digest.hexdigest()}
 
 
 @stage(__doc__, "params", out="data/dataset.safetensors", metrics="metrics/data.json")

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "summary": set(),
     "runtime": {"errors"},
     "data": {"errors", "storage"},
-    "datasets": {"data", "errors", "startup"},
+    "datasets": {"data", "errors", "startup", "storage"},
     "models": {"data", "errors", "storage"},
     "tracking": {"data", "errors", "models", "startup", "storage"},  # models in served.py alone
     "training": {"data", "errors", "models", "params", "runtime", "startup", "storage", "tracking"},

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data import Dataset, Images, holdout, intensities, load_dataset, save_dataset
+from pipeline import storage
+from pipeline.data import Dataset, Images, Rows, holdout, intensities, load_dataset, save_dataset
 from pipeline.errors import IntegrityError
 from pipeline.storage import load_arrays, save_arrays
 from tests.conftest import blobs, craft
@@ -151,7 +152,39 @@ def test_holdout_cuts_without_overlap_and_by_seed_alone() -> None:
     assert not np.array_equal(val.pixels, other.pixels)
 
 
-def test_mean_image_is_the_mean_intensity() -> None:
+def test_a_part_is_read_where_it_is_used() -> None:
+    images = blobs(100, seed=0)
+    rows = np.array([5, 99, 3, 40])
+    part = images.part(rows)
+    images.pixels[40] = 7  # type: ignore[index]
+    assert (len(part), part.shape, part.pixels.dtype) == (4, (1, 8, 8), np.uint8)
+    for indices in (np.array([3, 0]), slice(1, 3)):
+        expected = images.take(rows[indices])
+        for found in (part.take(indices), part.part(np.arange(4)[indices])):
+            np.testing.assert_array_equal(found.pixels, expected.pixels)
+            np.testing.assert_array_equal(found.labels, expected.labels)  # type: ignore[arg-type]
+    assert (part.take(slice(3, 4)).pixels[:] == 7).all()
+
+
+def test_a_data_set_of_parts_gives_the_bytes_of_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, rows = blobs(100, seed=0), np.random.default_rng(0).permutation(100)
+    save_dataset(tmp_path / "whole", Dataset("blobs", images.take(rows[20:]), images.take(rows[:20])))
+    monkeypatch.setattr(storage, "_CHUNK", 300)
+    save_dataset(tmp_path / "parts", Dataset("blobs", images.part(rows[20:]), images.part(rows[:20])))
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+def test_a_loaded_data_set_and_its_parts_are_not_in_memory(data_file: Path) -> None:
+    loaded = load_dataset(data_file)
+    assert not loaded.train.pixels.flags.owndata  # type: ignore[union-attr]
+    assert all(isinstance(part.pixels, Rows) for part in holdout(loaded.train, 0.1, seed=3))
+
+
+@pytest.mark.parametrize("chunk", [100, 1 << 24])
+def test_mean_image_is_the_mean_intensity(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = blobs(20, seed=0)
+    whole = (images.pixels[:].mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    monkeypatch.setattr(storage, "_CHUNK", chunk)
+    assert np.array_equal(images.mean_image(), whole), "to the bit"
     np.testing.assert_allclose(images.mean_image(), images.intensities.mean(axis=0), atol=1e-6)
     assert images.mean_image().dtype == np.float32

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, strategies
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from pipeline import storage
@@ -45,6 +46,29 @@ def test_the_bytes_of_a_file_stay_those_of_earlier_versions(tmp_path: Path) -> N
     assert (tmp_path / "m.json").read_bytes() == b'{\n  "model": "vae",\n  "test/recon": 132.2\n}\n'
     storage.save_csv(tmp_path / "m.csv", [{"epoch": 1, "loss": 0.12345678}, {"epoch": 2, "loss": 3.0}])
     assert (tmp_path / "m.csv").read_bytes() == b"epoch,loss\n1,0.123457\n2,3.0\n"
+
+
+def test_a_file_is_what_safetensors_itself_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {f"{name} é\t": np.arange(24).reshape(4, 2, 3).astype(name) for name in storage._DTYPES.values()} | ARRAYS
+    for chunk in (1, 30, 1 << 24):
+        monkeypatch.setattr(storage, "_CHUNK", chunk)
+        storage.save_arrays(tmp_path / "x", arrays, HEADER)
+        with safe_open(tmp_path / "x", framework="numpy") as file:
+            metadata = file.metadata()
+        assert (tmp_path / "x").read_bytes() == save(arrays, metadata)
+        found, header = storage.load_arrays(tmp_path / "x")
+        assert header == HEADER
+        assert all(np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items())
+
+
+def test_mapped_arrays_are_not_in_memory_and_stay_when_the_file_is_replaced(tmp_path: Path) -> None:
+    storage.save_arrays(tmp_path / "x", ARRAYS, HEADER)
+    arrays, header = storage.map_arrays(tmp_path / "x")
+    assert (header, arrays.keys()) == (HEADER, ARRAYS.keys())
+    storage.save_arrays(tmp_path / "x", {"b": ARRAYS["b"] + 1}, HEADER)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+        assert not any((array.flags.owndata, array.flags.writeable))
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:

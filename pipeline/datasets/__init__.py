@@ -1,7 +1,7 @@
 """The data sets by name: each a function of the mirrors to ask that returns a :class:`pipeline.data.Dataset`.
 
-May import data, errors and startup. A new data set is one file here and one entry below. Those of your own, ``folder.py`` and
-``arrays.py``, are functions of a path.
+May import data, errors, startup and storage. A new data set is one file here and one entry below. Those of your own,
+``folder.py`` and ``arrays.py``, are functions of a path.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,33 +2,45 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from numpy.lib.format import MAGIC_PREFIX, open_memmap
 
-from pipeline.data import Dataset, Images
-from pipeline.datasets.own import divided, find, is_test, name_of
+from pipeline.data import RESIDENT, Dataset, Images
+from pipeline.datasets.own import divided, find, is_test, name_of, room
 from pipeline.errors import IntegrityError
+from pipeline.storage import chunks, map_safetensors
 
 NAMES = ("images", "labels", "factors", "test")
+
+
+def _held(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return map_safetensors(path)[0]
+    with open(path, "rb") as file:
+        try:
+            if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+                return {"images": np.asarray(open_memmap(path, mode="r"))}
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            return {name: loaded[name] for name in loaded.files}
+        except (MemoryError, ValueError) as error:  # numpy makes room for the shape that a file names, of whatever length it is
+            if isinstance(error, MemoryError) or "mmap" in str(error):
+                raise ValueError(f"it does not fit into memory, or is damaged ({error})") from None
+            raise
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz or .safetensors file by name, that of an .npy file as ``images``; nothing is unpickled.
 
+    Arrays larger than ``RESIDENT`` stay in an .npy or .safetensors file, which is read where they are used.
     Raises ValueError for a member that is no array; zipfile, zlib, numpy and safetensors raise a dozen kinds for damaged files.
     """
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with open(path, "rb") as file:
-        try:
-            loaded = np.load(file, allow_pickle=False)
-            held = {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        except MemoryError as error:  # numpy makes room for the shape that a file names before it looks for its numbers
-            raise ValueError(f"it does not fit into memory, or is damaged ({error})") from None
+    held = _held(path)
     if others := [name for name, array in held.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{', '.join(others)}: no array")
-    return held
+    return {name: array if array.flags.writeable or array.nbytes > RESIDENT else array.copy() for name, array in held.items()}
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
@@ -46,14 +58,16 @@ def _pixels(images: np.ndarray) -> np.ndarray:
         if images.max() <= 1:
             raise ValueError(f"{shown} with values of 0 and 1 alone, almost black; save them as bool, or multiply them by 255")
         return images
-    if images.dtype == bool:
-        return images * np.uint8(255)
-    if images.dtype.kind != "f":
+    if images.dtype != bool and images.dtype.kind != "f":
         raise ValueError(f"{shown}; allowed are uint8, bool, and floats in [0, 1]")
     low, high = float(images.min()), float(images.max())
     if not 0 <= low <= high <= 1:  # also for NaN
         raise ValueError(f"{shown} with values from {low:.6g} to {high:.6g}; allowed are floats in [0, 1]")
-    pixels: np.ndarray = (images * images.dtype.type(255)).round().astype(np.uint8)
+    pixels, done = room(images.shape), 0
+    white = np.uint8(255) if images.dtype == bool else images.dtype.type(255)
+    for part in chunks(images):
+        pixels[done : done + len(part)] = (part * white).round()
+        done += len(part)
     return pixels
 
 
@@ -70,14 +84,14 @@ def _dataset(name: str, held: dict[str, np.ndarray], test_size: float) -> Datase
         raise ValueError(f"unknown arrays: {', '.join(unknown)}; allowed are {', '.join(NAMES)}")
     if "images" not in held:
         raise ValueError("no array 'images'")
-    pixels, labels, classes = np.ascontiguousarray(_pixels(held["images"])), held.get("labels"), list[str]()
+    pixels, labels, classes = _pixels(held["images"]), held.get("labels"), list[str]()
     if labels is not None and labels.dtype.kind in "SU":
         names, labels = np.unique(labels.astype(str), return_inverse=True)
         classes = names.tolist()
     images = Images(pixels, _integers("labels", labels), _integers("factors", held.get("factors")))
     test = held.get("test")
     if test is None:
-        test = is_test([hashlib.sha256(image.data).digest() for image in pixels], test_size)
+        test = is_test((hashlib.sha256(image.data).digest() for part in chunks(pixels) for image in part), test_size)
     elif test.dtype != bool or test.shape != (len(images),):
         raise ValueError(f"test: {test.dtype} {list(test.shape)}; allowed is bool [{len(images)}], true for a test image")
     return divided(name, images, test, classes)

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from tqdm import tqdm
 
 from pipeline.data import Dataset, Images, Shape
 from pipeline.datasets.image_files import SUFFIXES, decode_image, read_content
-from pipeline.datasets.own import divided, find, is_test, listed, name_of, unread
+from pipeline.datasets.own import divided, find, is_test, listed, name_of, room, unread
 from pipeline.errors import OUT_OF_MEMORY, IntegrityError, PipelineError, printable
 from pipeline.startup import cores, die_with_parent
 
 SPLIT = {"train", "test"}
 TASK = 4  # files that a process reads at a time, which are finished when this one is stopped
+ASKED = 10_000  # files that are waited for at a time; each has a place in memory until it is read
 FEW = 500  # files that are read sooner than other processes start
 Read = tuple[bytes, np.ndarray | str]
 """The sha256 of a file, and its image or the reason why it has none."""
@@ -111,10 +113,11 @@ def _reading(read: Callable[[str], Read], files: Sequence[str], workers: int) ->
         resource_tracker.ensure_running()  # starting it later would let signals through again
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes, which inherit it, end with this one
         try:
-            results = pool.map(read, files, chunksize=TASK)
+            results = pool.map(read, files[:ASKED], chunksize=TASK)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield results
+        parts = (pool.map(read, files[start : start + ASKED], chunksize=TASK) for start in range(ASKED, len(files), ASKED))
+        yield chain(results, chain.from_iterable(parts))
     except BrokenProcessPool:
         error = PipelineError("a process that read images was killed, as the system does without memory; end other programs")
         error.exit_code = OUT_OF_MEMORY
@@ -127,7 +130,7 @@ def _read_all(
     root: Path, files: Sequence[str], shape: Shape, fit: str, background: str, workers: int
 ) -> tuple[np.ndarray, list[bytes], dict[str, str]]:
     """Return the images that can be read, the sha256 of their files, and of each other file why it cannot be read."""
-    pixels, digests, broken = np.empty((len(files), *shape), np.uint8), list[bytes](), dict[str, str]()
+    pixels, digests, broken = room((len(files), *shape)), list[bytes](), dict[str, str]()
     read = partial(_read, root=root, shape=shape, fit=fit, background=background)
     step = max(FEW, -(-len(files) // 10))
     with (

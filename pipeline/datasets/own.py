@@ -1,14 +1,17 @@
 """What data sets of your own share: where they are, what they are called, and which of their images are for testing."""
 
+import mmap
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryFile
 
 import numpy as np
 
-from pipeline.data import Dataset, Images
+from pipeline.data import RESIDENT, Dataset, Images
 from pipeline.errors import ParamsError
 
 ARRAYS = (".npz", ".npy", ".safetensors")
@@ -63,7 +66,21 @@ def unread(broken: Mapping[str, str], total: int) -> str:
     return f"{len(broken):,} of {total:,} images cannot be read: {listed([f'{file} ({why})' for file, why in broken.items()])}"
 
 
-def is_test(digests: Sequence[bytes], fraction: float) -> np.ndarray:
+def room(shape: Sequence[int]) -> np.ndarray:
+    """Return an uint8 array to fill: in memory, or above ``RESIDENT`` in a file without a name in the current folder.
+
+    Raises OSError where the disk has no room for it.
+    """
+    if (size := prod(shape)) <= RESIDENT:
+        return np.empty(shape, np.uint8)
+    with TemporaryFile(dir=".") as file:
+        file.truncate(size)
+        if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process that fills the array
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.ndarray(shape, np.uint8, mmap.mmap(file.fileno(), size))
+
+
+def is_test(digests: Iterable[bytes], fraction: float) -> np.ndarray:
     """Return for each image, by the sha256 of its content, whether it is a test image: about a ``fraction`` of all are.
 
     An image keeps its part when others are added or removed, when it is renamed and when its class changes; copies of an image
@@ -72,7 +89,7 @@ def is_test(digests: Sequence[bytes], fraction: float) -> np.ndarray:
     >>> is_test([bytes([first]) * 32 for first in (200, 30, 90, 120)], 0.2)
     array([False,  True, False, False])
     """
-    values = np.frombuffer(b"".join(digest[:8] for digest in digests), ">u8")
+    values = np.fromiter((int.from_bytes(digest[:8]) for digest in digests), np.uint64)
     test: np.ndarray = values < fraction * 2.0**64
     order = np.argsort(values, kind="stable")
     test[order[:1]], test[order[-2:]] = True, False
@@ -88,4 +105,4 @@ def divided(name: str, images: Images, test: np.ndarray, classes: Sequence[str])
         raise ValueError(f"{(~test).sum()} training and {test.sum()} test images; allowed are at least 2 and 1")
     if bad := [name for name in classes if not (name.isprintable() and 0 < len(name) <= 100)]:
         raise ValueError(f"{bad[0]!a:.120} is no name of a class; allowed are up to 100 printable letters")
-    return Dataset(name, images.take(~test), images.take(test), tuple(classes))
+    return Dataset(name, images.part(np.flatnonzero(~test)), images.part(np.flatnonzero(test)), tuple(classes))

@@ -32,7 +32,7 @@ def gray_floor(images: Images) -> float:
     0.0
     """
     x = np.arange(256) / 255
-    return float(np.bincount(images.pixels.reshape(-1), minlength=256) @ (entr(x) + entr(1 - x))) / len(images)
+    return float(np.bincount(images.pixels[:].reshape(-1), minlength=256) @ (entr(x) + entr(1 - x))) / len(images)
 
 
 def likelihood(context: EvalContext) -> MetricResult:

@@ -113,7 +113,7 @@ def load_explored(results: Path, models: Path, data: Path) -> tuple[dict[str, Ex
         weights, found = models / path.name, load_results(path)
         if md5(weights) != found.weights_md5:
             raise IntegrityError(f"{path}: results of other weights than {weights}; run `dvc repro` to evaluate these")
-        images = _test_images(dataset, found, data).pixels
+        images = _test_images(dataset, found, data).pixels[:]
         networks = read_networks(weights, images, found["codes"], _decoded(found, images))
         explored[path.stem] = Explored(found, networks, _replay(models / "replay" / path.name, found))
     return explored, images

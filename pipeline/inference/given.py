@@ -137,8 +137,8 @@ def _prepared(path: Path, part: str) -> tuple[np.ndarray, Sequence[Any] | None]:
     dataset = load_dataset(path)
     images: Images = getattr(dataset, part)
     if images.labels is None:
-        return images.pixels, None
-    return images.pixels, [dataset.classes[label] if dataset.classes else int(label) for label in images.labels]
+        return images.pixels[:], None
+    return images.pixels[:], [dataset.classes[label] if dataset.classes else int(label) for label in images.labels]
 
 
 def _read_idx(path: Path) -> np.ndarray:

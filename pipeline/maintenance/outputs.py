@@ -11,7 +11,7 @@ from shlex import quote
 
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.maintenance.findings import VERIFY_FIX, Finding, Level, remove
-from pipeline.storage import load_arrays, md5, write
+from pipeline.storage import map_arrays, md5, write
 from pipeline.tracking.dvc_lock import LOCKS, MD5, folder_list, folder_md5, read
 from pipeline.tracking.dvc_repo import Config
 from pipeline.tracking.origin import git
@@ -36,7 +36,7 @@ class Output:
         if not (self.is_ours and self.path.endswith(".safetensors")):
             return None
         try:
-            load_arrays(self.path)
+            map_arrays(self.path)
         except IntegrityError as error:
             return str(error).removeprefix(f"{self.path}: ").partition(";")[0]
         return ""

@@ -23,7 +23,7 @@ class ImageTensors(TensorDataset):
     """Images as pairs of intensities ``[C, H, W]``, float32 in [0, 1], and a label where there are labels."""
 
     def __init__(self, images: Images, name: str) -> None:
-        super().__init__(*(torch.from_numpy(array) for array in (images.intensities, images.labels) if array is not None))
+        super().__init__(*(torch.tensor(array) for array in (images.intensities, images.labels) if array is not None))
         self.images, self.name = images, name
 
 
@@ -95,7 +95,7 @@ def images_of(loader: Loader, shape: Shape) -> Images:
     """
     if isinstance(loader.dataset, ImageTensors):
         images = loader.dataset.images
-        return Images(images.pixels.reshape(len(images), *shape), images.labels)
+        return Images(images.pixels[:].reshape(len(images), *shape), images.labels)
     batches = [batch if isinstance(batch, list | tuple) else (batch,) for batch in loader]
     x, *rest = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
     if x.min() < 0 or x.max() > 1:

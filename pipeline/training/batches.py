@@ -1,12 +1,14 @@
 """One pass over images: what its steps are taken with, taking them, and validation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data import Images, Shape, intensities
+from pipeline.data import RESIDENT, Images, Shape, intensities
 from pipeline.models import LatentModel
 from pipeline.runtime import Ranks, generator
 from pipeline.training.config import TrainConfig
@@ -14,6 +16,7 @@ from pipeline.training.optimizer import Optimizer
 from pipeline.training.step import TrainStep
 
 ALONE = Ranks()
+BLOCK, WINDOW = 1 << 17, 1 << 27  # bytes: of images that are read together, and of images that are in memory together
 _POOL = 1024
 _VALIDATION_BATCH = 2048
 
@@ -30,8 +33,35 @@ class Batches(NamedTuple):
 
 
 def resident(images: Images, device: torch.device) -> Tensor:
-    """Return images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
-    return torch.from_numpy(images.pixels).to(device)
+    """Return a copy of images on a device as bytes ``[N, C, H, W]``; a batch becomes intensities only when it is used."""
+    return torch.from_numpy(images.pixels[np.arange(len(images))]).to(device)
+
+
+def fits(images: Images) -> bool:
+    """Return whether training keeps all images in memory; their size alone decides, because it decides their order, too."""
+    return len(images) * prod(images.shape) <= RESIDENT
+
+
+def windows(config: TrainConfig, epoch: int, images: Images) -> Iterator[np.ndarray]:
+    """Yield the numbers of the images that are in memory together, and shuffled with each other, in an epoch.
+
+    These are all images where they fit. Else blocks of 128 KiB of neighbours are put into a random order, which is cut into
+    windows of 128 MiB, each of full batches: the two levels of CorgiPile (2206.05830). No image is in two windows; fewer than
+    a batch are in none. The windows depend on seed and epoch alone.
+    """
+    count, size = len(images), prod(images.shape)
+    if fits(images):
+        yield np.arange(count)
+        return
+    batch = min(config.batch_size, count)
+    block, window = max(1, BLOCK // size), max(1, WINDOW // size // batch) * batch
+    order = torch.randperm(-(-count // block), generator=generator(config.seed, "blocks", epoch)).numpy()
+    lengths = np.minimum(block, count - order * block)
+    ends = lengths.cumsum()
+    for start in range(0, count - batch + 1, window):
+        places = np.arange(start, min(start + window, count))
+        found = ends.searchsorted(places, side="right")
+        yield np.sort(order[found] * block + places - (ends - lengths)[found])
 
 
 def draw_thresholds(count: int, shape: Shape, *key: Any) -> Tensor:
@@ -48,28 +78,31 @@ def binarize(pixels: Tensor, thresholds: Tensor) -> Tensor:
     return (pixels > thresholds).to(torch.uint8) * 255
 
 
-def draw_batches(config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int, ranks: Ranks = ALONE) -> Batches:
-    """Return the draws of an epoch, on the CPU; they depend on the arguments alone.
+def draw_batches(
+    config: TrainConfig, epoch: int, count: int, shape: Shape, noise_dim: int, ranks: Ranks = ALONE, window: int | None = None
+) -> Batches:
+    """Return the draws of an epoch, or of one of its windows, on the CPU; they depend on the arguments alone.
 
-    An epoch is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each
-    time. A hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean. Of ``ranks``
-    each draws for its own shards of the batches.
+    It is a permutation of ``count`` images cut into full batches; what remains is left out, another few images each time. A
+    hidden pixel's mask is zero, the others are scaled up so that the encoder's first sums keep their mean. Of ``ranks`` each
+    draws for its own shards of the batches.
     """
     batch_size = min(config.batch_size, count)
     steps, size, own = count // batch_size, batch_size // config.shards, config.shards // ranks.size
-    keys = [(epoch, shard) for shard in range(own * ranks.rank, own * (ranks.rank + 1))] if config.shards > 1 else [(epoch,)]
-    order = torch.randperm(count, generator=generator(config.seed, "order", epoch))[: steps * batch_size]
+    place = (epoch,) if window is None else (epoch, window)
+    keys = [(*place, shard) for shard in range(own * ranks.rank, own * (ranks.rank + 1))] if config.shards > 1 else [place]
+    order = torch.randperm(count, generator=generator(config.seed, "order", *place))[: steps * batch_size]
     order = order.view(steps, ranks.size, -1)[:, ranks.rank]
     noise = [torch.randn(steps, size, noise_dim, generator=generator(config.seed, "noise", *key)) for key in keys]
     masks, mask_order = torch.ones(1, *shape), torch.zeros_like(order)
     if config.input_dropout:
-        draws = generator(config.seed, "masks", epoch)
+        draws = generator(config.seed, "masks", *place)
         masks = (torch.rand(_POOL, *shape, generator=draws) >= config.input_dropout).float().div_(1 - config.input_dropout)
         chosen = [draws] if config.shards == 1 else [generator(config.seed, "mask order", *key) for key in keys]
         mask_order = torch.cat([torch.randint(_POOL, (steps, size), generator=one) for one in chosen], 1)
     thresholds, threshold_order = torch.empty(0, *shape, dtype=torch.uint8), torch.zeros_like(order)
     if config.binarize:
-        thresholds = draw_thresholds(_POOL, shape, config.seed, "thresholds", epoch)
+        thresholds = draw_thresholds(_POOL, shape, config.seed, "thresholds", *place)
         chosen = [generator(config.seed, "threshold order", *key) for key in keys]
         threshold_order = torch.cat([torch.randint(_POOL, (steps, size), generator=one) for one in chosen], 1)
     return Batches(order, masks, mask_order, torch.cat(noise, 1), thresholds, threshold_order)

@@ -31,13 +31,26 @@ def source_sha256() -> str:
     return digest.hexdigest()
 
 
+class _Done(Header):
+    windows: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    totals: dict[str, float]
+    seconds: float = Field(ge=0)
+
+
 class _Header(Header):
-    epoch: int = Field(ge=1)
+    epoch: int = Field(ge=0)
     best_epoch: int = Field(ge=0)
     best_loss: float = Field(allow_inf_nan=True)  # infinite during the KL warm-up
     epochs_waited: int = Field(ge=0)
     rows: list[dict[str, float]]
     elapsed: list[float]
+    done: _Done = Field(default_factory=_Done.model_construct)  # of the epoch that follows, where it has begun
+
+
+def _age(header: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how far a training had come when it wrote a checkpoint with this header: its epochs, and steps of the next one."""
+    return header["epoch"], header.get("done", {}).get("steps", 0)
 
 
 class Checkpoints:
@@ -87,7 +100,7 @@ class Checkpoints:
         del self._lock  # so that the others can be pickled
 
     def save(self, arrays: Arrays, header: dict[str, Any]) -> None:
-        """Write a checkpoint over the older of the two; ``header["epoch"]`` orders them."""
+        """Write a checkpoint over the older of the two."""
         save_arrays(self._generations[0], arrays, header)
         self._generations.reverse()
 
@@ -104,13 +117,14 @@ class Checkpoints:
                     with refusing(path, "a checkpoint"):
                         _Header.check(header)
                         epoch, lengths = header["epoch"], {len(header["rows"]), len(header["elapsed"])}
-                        if arrays.keys() != shapes.keys() or lengths != {epoch} or not header["best_epoch"] <= epoch <= epochs:
+                        is_of_this = lengths == {epoch} and header["best_epoch"] <= epoch <= epochs and any(_age(header))
+                        if arrays.keys() != shapes.keys() or not is_of_this:
                             raise ValueError("of another training")
                         check_arrays(arrays, {name: " ".join(["f4", *map(str, shape)]) for name, shape in shapes.items()})
                 except IntegrityError as error:
                     print(f"skipping a damaged checkpoint: {str(error).removesuffix(f'; {DAMAGED}')}", file=sys.stderr)
                     continue
-                if newest is None or found[1]["epoch"] > newest[1]["epoch"]:
+                if newest is None or _age(header) > _age(newest[1]):
                     newest = found
                     self._generations.sort(key=path.__eq__)
         return newest

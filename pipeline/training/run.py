@@ -101,12 +101,34 @@ def _grid_logger(run: Run, trained: Trained, validation: Images, params: Params,
     return log
 
 
-def _follow(
-    epochs: Iterator[Epoch], resume: State | None, saved: Checkpoints, history: Path, run: Run, log_grids: Callable[..., None]
-) -> tuple[list[dict[str, float]], int]:
-    """Run the epochs that are left: log them, save history and checkpoints; return a row an epoch, and the best epoch."""
-    header: dict[str, Any] = resume.header if resume else {"rows": [], "elapsed": [], "best_epoch": 0}
-    rows, elapsed, best_epoch = [*header["rows"]], [*header["elapsed"]], header["best_epoch"]
+class _Keeper:
+    """What a training has so far: a row and the time after each epoch, and its last state, which becomes a checkpoint."""
+
+    def __init__(self, saved: Checkpoints, resume: State | None, watched: Replay) -> None:
+        header: dict[str, Any] = resume.header if resume else {"rows": [], "elapsed": [], "best_epoch": 0}
+        self.rows, self.elapsed, self.best_epoch = [*header["rows"]], [*header["elapsed"]], header["best_epoch"]
+        self._saved, self._watched, self._at = saved, watched, time.monotonic()
+        self._unsaved: State | None = None
+
+    def note(self, state: State, is_last: bool = False) -> bool:
+        """Copy a state; save it when it is the last or the last checkpoint is ten seconds old, and return whether it is saved."""
+        self.best_epoch = state.header["best_epoch"]
+        arrays = {name: array.copy() for name, array in (state.arrays | {"codes": self._watched.codes}).items()}
+        self._unsaved = State(arrays, state.header | {"rows": [*self.rows], "elapsed": [*self.elapsed]})
+        if is_due := is_last or time.monotonic() - self._at >= CHECKPOINT_SECONDS:
+            self.save()
+        return is_due
+
+    def save(self) -> None:
+        """Save what :meth:`note` has noted and not saved."""
+        if self._unsaved:
+            self._saved.save(self._unsaved.arrays, self._unsaved.header)
+            self._unsaved, self._at = None, time.monotonic()
+
+
+def _follow(epochs: Iterator[Epoch], kept: _Keeper, history: Path, run: Run, log_grids: Callable[..., None]) -> None:
+    """Run the epochs that are left: log them, save history and checkpoints."""
+    rows, elapsed = kept.rows, kept.elapsed
     for row, seconds in zip(rows, elapsed, strict=True):
         run.log_epoch(row, seconds)
     if rows:  # without epochs that a killed process ran after its last checkpoint
@@ -114,30 +136,23 @@ def _follow(
     else:
         history.unlink(missing_ok=True)
         log_grids(0)
-    unsaved, saved_at, shown_at = None, time.monotonic(), -math.inf
+    shown_at = -math.inf
     try:
         for epoch in epochs:
             rows.append({"epoch": epoch.number, **epoch.metrics})
             elapsed.append((elapsed[-1] if elapsed else 0.0) + epoch.seconds)
-            best_epoch = epoch.state.header["best_epoch"]
-            header = epoch.state.header | {"rows": [*rows], "elapsed": [*elapsed]}
-            unsaved = State({name: array.copy() for name, array in epoch.state.arrays.items()}, header)
-            if epoch.is_last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                saved.save(unsaved.arrays, unsaved.header)
-                unsaved, saved_at = None, time.monotonic()
+            kept.note(epoch.state, epoch.is_last)
             if epoch.is_last or time.monotonic() - shown_at >= HISTORY_SECONDS:
                 save_csv(history, rows)
                 shown_at = time.monotonic()
             run.log_epoch(rows[-1] | {"samples_per_second": epoch.samples / epoch.seconds}, elapsed[-1])
             log_grids(epoch.number, epoch.is_last)
-    except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last epoch is kept
+    except BaseException:  # a signal, numbers that are not finite: whatever stops a training, its last state is kept
         with suppress(OSError):
-            if unsaved:
-                saved.save(unsaved.arrays, unsaved.header)
+            kept.save()
             if rows:
                 save_csv(history, rows)
         raise
-    return rows, best_epoch
 
 
 def train(
@@ -193,15 +208,25 @@ def train(
             resume = ranks.broadcast(State(*checkpoint) if checkpoint else None)
             if resume:
                 watched.codes = resume.arrays["codes"]
-            done = resume.header["epoch"] if resume else 0
-            if done:
-                click.echo(f"{stem}: continuing after epoch {done}")
-            epochs = watched.follow(fit(trained.model, training, validation, config, runtime=rt, resume=resume, ranks=ranks))
-            if len(training) // config.batch_size < FEW_STEPS:
+            done, steps = resume.header["epoch"] if resume else 0, len(training) // config.batch_size
+            kept = _Keeper(saved, resume, watched)
+
+            def keep(state: State) -> None:
+                if kept.note(state):
+                    share = state.header["done"]["steps"] / steps
+                    tqdm.write(f"{stem} epoch {state.header['epoch'] + 1}/{config.epochs}: {share:.0%} of the images")
+
+            if resume:
+                more = f" and {resume.header['done']['steps']:,} steps" if "done" in resume.header else ""
+                click.echo(f"{stem}: continuing after epoch {done}{more}")
+            fitted = fit(trained.model, training, validation, config, runtime=rt, resume=resume, ranks=ranks, keep=keep)
+            epochs = watched.follow(fitted)
+            if steps < FEW_STEPS:
                 click.echo(f"note: few steps an epoch, of {config.batch_size} images each; a smaller train.batch_size makes more")
             log_grids = _grid_logger(run, trained, validation, params, rt.device)
             history, weights = metrics / f"{stem}_history.csv", out / f"{stem}.safetensors"
-            rows, best_epoch = _follow(progress(epochs, stem, config.epochs, done), resume, saved, history, run, log_grids)
+            _follow(progress(epochs, stem, config.epochs, done), kept, history, run, log_grids)
+            rows, best_epoch = kept.rows, kept.best_epoch
             save_weights(weights, trained)
             if replay:
                 save_arrays(replay, {"codes": watched.codes[: 1 + len(rows)]}, {"weights_md5": md5(weights)})

@@ -1,6 +1,8 @@
 """A file of arrays becomes a data set, or is refused with its name, the array and what is allowed."""
 
+import errno
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -10,7 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.datasets.arrays import arrays
+from pipeline import storage
+from pipeline.data import save_dataset
+from pipeline.datasets import arrays as arrays_module
+from pipeline.datasets import own
+from pipeline.datasets.arrays import arrays, read_arrays
 from pipeline.errors import IntegrityError, ParamsError
 
 RANDOM = np.random.default_rng(0)
@@ -36,6 +42,41 @@ def test_images_come_back_and_keep_their_part_when_others_are_added(suffix: str,
     assert np.array_equal(np.unique(both, axis=0), np.unique(BYTES.reshape(12, -1), axis=0))
     more = arrays(saved(tmp_path, suffix, images=np.concatenate([BYTES[::-1], BYTES[:1] // 2])))
     assert {image.tobytes() for image in more.test.pixels} >= {image.tobytes() for image in dataset.test.pixels}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors"])
+@pytest.mark.parametrize(
+    "images", [BYTES, BYTES.transpose(0, 2, 3, 1), BYTES > 99, BYTES / 255], ids=lambda array: str(array.dtype)
+)
+def test_images_that_do_not_fit_into_memory_give_the_same_prepared_file(
+    suffix: str, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, suffix, images=np.ascontiguousarray(images))
+    save_dataset(tmp_path / "one", arrays(path))
+    monkeypatch.chdir(tmp_path)
+    for module in (arrays_module, own):
+        monkeypatch.setattr(module, "RESIDENT", 0)
+    monkeypatch.setattr(storage, "_CHUNK", 130)
+    if suffix != ".npz":
+        assert not read_arrays(path)["images"].flags.owndata
+    save_dataset(tmp_path / "two", arrays(path))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"one", "two", path.name}
+
+
+def test_a_disk_without_room_for_the_images_is_said_before_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own, "RESIDENT", 99)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert own.room((9, 11)).shape == (9, 11)
+    with pytest.raises(OSError, match="No space"):
+        own.room((10, 10))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +182,7 @@ def test_a_file_with_what_is_no_array_of_numpy_is_refused(tmp_path: Path) -> Non
         archive.writestr("images", b"hello")
     header = json.dumps({"images": {"dtype": "F8_E4M3", "shape": [3, 2, 2], "data_offsets": [0, 12]}}).encode()
     (tmp_path / "quarter.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(12))
-    for name, message in (("text.npz", "images: no array"), ("quarter.safetensors", "float8")):
+    for name, message in (("text.npz", "images: no array"), ("quarter.safetensors", "arrays of type F8_E4M3")):
         with pytest.raises(IntegrityError, match=f"^{tmp_path}/{name}: .*{message}"):
             arrays(tmp_path / name)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import Dataset, load_dataset, save_dataset
-from pipeline.datasets import DATASETS
+from pipeline.datasets import DATASETS, own
 from pipeline.datasets import folder as folder_module
 from pipeline.datasets.folder import folder
 from pipeline.datasets.own import TAKEN, is_test
@@ -98,7 +98,7 @@ def test_copies_of_an_image_are_in_one_part(photos: Path) -> None:
     for path in list(photos.rglob("*.png")):
         shutil.copy(path, photos / "dog" / f"copy_{path.name}")
     dataset = folder(photos, SHAPE)
-    assert not {*dataset.train.pixels[:, 0, 0, 0]} & {*dataset.test.pixels[:, 0, 0, 0]}
+    assert not {*dataset.train.pixels[:][:, 0, 0, 0]} & {*dataset.test.pixels[:][:, 0, 0, 0]}
     assert len(dataset.train) + len(dataset.test) == 80
 
 
@@ -111,16 +111,20 @@ def test_about_a_fraction_of_many_images_is_for_testing() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_neither_processes_nor_the_order_of_the_files_change_the_bytes(
+def test_neither_processes_nor_memory_nor_the_order_of_the_files_change_the_bytes(
     workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_dataset(tmp_path / "one", folder(photos, SHAPE))
     monkeypatch.setattr(folder_module, "FEW", 10)
+    monkeypatch.setattr(folder_module, "ASKED", 12)
+    monkeypatch.setattr(own, "RESIDENT", 0)
+    monkeypatch.chdir(tmp_path)
     listed = os.walk
     monkeypatch.setattr(os, "walk", lambda *args, **options: reversed([*listed(*args, **options)]))
     (photos / "cat" / "broken.png").write_bytes(b"")
     save_dataset(tmp_path / "two", folder(photos, SHAPE, workers=workers, on_error="skip"))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "one", "two"}
 
 
 READER = """

@@ -21,7 +21,7 @@ from pipeline.params import Params
 from pipeline.runtime import Runtime
 from pipeline.storage import load_arrays
 from pipeline.training import batches, trainer
-from pipeline.training.batches import Batches, binarize, draw_batches, resident, run_epoch, validate
+from pipeline.training.batches import Batches, binarize, draw_batches, fits, resident, run_epoch, validate, windows
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import Optimizer
@@ -43,6 +43,64 @@ def test_an_epoch_is_a_permutation_cut_into_full_batches() -> None:
     assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True) if one.any())
     assert abs(first.noise.mean()) < 4 / first.noise.numel() ** 0.5
     assert first.noise.std() == pytest.approx(1, abs=0.15)
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 40 images of 8 x 8, which are read in blocks of 4."""
+    monkeypatch.setattr(batches, "RESIDENT", 40 * 64)
+    monkeypatch.setattr(batches, "WINDOW", 40 * 64)
+    monkeypatch.setattr(batches, "BLOCK", 4 * 64)
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("count", [41, 96, 97, 101, 127, 130])
+def test_windows_of_full_batches_hold_every_image_once_but_fewer_than_a_batch(count: int) -> None:
+    images = Images(np.zeros((count, *SHAPE), np.uint8))
+    assert not fits(images)
+    found = [list(windows(CONFIG, epoch, images)) for epoch in (1, 1, 2)]
+    assert [rows.tolist() for rows in found[0]] == [rows.tolist() for rows in found[1]] != [rows.tolist() for rows in found[2]]
+    for parts in found:
+        assert {len(rows) for rows in parts[:-1]} <= {32}, "two batches, of the 40 images that have room"
+        assert 16 <= len(parts[-1]) <= 32
+        rows = np.concatenate(parts)
+        assert len(np.unique(rows)) == len(rows) > count - 16
+        assert (rows.min() >= 0, rows.max() < count) == (True, True)
+        assert sum(len(part) // 16 for part in parts) == count // 16
+        assert all(len(np.unique(part // 4)) <= len(part) // 4 + 2 for part in parts), "whole blocks, but for two"
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_images_that_fit_are_one_window() -> None:
+    assert [rows.tolist() for rows in windows(CONFIG, 1, blobs(40, seed=0))] == [list(range(40))]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_in_parts_every_image_is_trained_on_once_an_epoch_with_draws_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, rt: Runtime
+) -> None:
+    images, seen, drawn = blobs(100, seed=0), [], []
+    index, draw = Tensor.index_select, batches.draw_batches
+
+    def watched(tensor: Tensor, dim: int, rows: Tensor) -> Tensor:
+        if tensor.dtype == torch.uint8:
+            seen.append(index(tensor, dim, rows))
+        return index(tensor, dim, rows)
+
+    def drawing(*args: Any) -> Batches:
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(Tensor, "index_select", watched)
+    monkeypatch.setattr(trainer, "draw_batches", drawing)
+    list(fit(ModelConfig("vae", "mlp", SHAPE, 2, (4,)).build(), images, images, replace(CONFIG, epochs=2), runtime=rt))
+    held = {image.tobytes() for image in images.pixels}
+    for epoch in (seen[:6], seen[6:]):
+        found = [image.numpy().tobytes() for image in torch.cat(epoch)]
+        assert len({*found}) == len(found) == 96
+        assert {*found} <= held
+    noise = torch.cat([part.noise.flatten() for part in drawn])
+    assert len(noise.unique()) == len(noise) == 2 * 96 * 2
 
 
 def test_a_mask_hides_pixels_and_keeps_the_mean_of_the_others() -> None:

@@ -19,7 +19,7 @@ from pipeline.data import holdout, load_dataset
 from pipeline.errors import BusyError, DivergedError, IntegrityError, ParamsError
 from pipeline.models.weights import load_weights
 from pipeline.params import Params
-from pipeline.training import checkpoint
+from pipeline.training import batches, checkpoint
 from pipeline.training import run as training_run
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fused_mlp import FusedMLPStep
@@ -305,6 +305,40 @@ def test_a_damaged_checkpoint_is_skipped_for_the_older_one(
     assert "continuing after epoch 2" in said.out
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_in_parts_that_is_stopped_within_an_epoch_continues_there_and_writes_the_same_bytes(
+    name: str,
+    params: Params,
+    data_file: Path,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = replayed(name, params, data_file, workspace / "resident")
+    monkeypatch.setattr(batches, "RESIDENT", 0)
+    monkeypatch.setattr(batches, "WINDOW", 32 * 64)  # three windows of two batches each an epoch
+    monkeypatch.setattr(batches, "BLOCK", 4 * 64)
+    whole = replayed(name, params, data_file, workspace / "whole")
+    assert expected != whole, "another order"
+    step, steps = FusedMLPStep.__call__, []
+
+    def stopping(*args: object) -> object:
+        steps.append(None)
+        if len(steps) in (3, 16):
+            raise KeyboardInterrupt
+        return step(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FusedMLPStep, "__call__", stopping)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(name, params, data_file, workspace / "out", workspace / "out")
+    assert replayed(name, params, data_file, workspace / "out") == whole
+    assert len(steps) == 4 * 6 + 2, "a window that is finished is not trained on again"
+    said = capsys.readouterr().out
+    assert "continuing after epoch 0 and 2 steps" in said
+    assert "continuing after epoch 2 and 2 steps" in said
+
+
 SHAPES = {"weights": (6,), "best_weights": (6,), "exp_avg": (6,), "exp_avg_sq": (6,), "step": (1,), "root.0": (2, 2)}
 CHECKPOINT = {
     "epoch": 2,
@@ -328,6 +362,9 @@ CHECKPOINT = {
         {"rows": [{"epoch": "x"}] * 2},
         {"elapsed": [1.0]},
         {"extra": 1},
+        {"done": None},
+        {"done": {"windows": 0, "steps": 1, "totals": {}, "seconds": 1.0}},
+        {"done": {"windows": 1, "steps": 1, "totals": {"loss": "x"}, "seconds": 1.0}},
         {"weights": np.zeros(1, np.float32)},
         {"weights": np.full(6, np.nan, np.float32)},
         {"exp_avg": np.zeros(6)},

@@ -15,6 +15,7 @@ from pipeline.errors import DivergedError
 from pipeline.models import MODELS, LatentModel, ModelConfig
 from pipeline.params import load_params
 from pipeline.runtime import Runtime
+from pipeline.training import batches
 from pipeline.training.batches import resident, validate
 from pipeline.training.config import SHIPPED, TrainConfig
 from pipeline.training.trainer import Epoch, State, fit
@@ -30,9 +31,13 @@ def new(name: str, hidden_dims: tuple[int, ...] = (16, 8), latent_dim: int = 2) 
     return ModelConfig(name, "mlp", (1, 8, 8), latent_dim, hidden_dims).build()
 
 
+def copied(state: State) -> State:
+    return State({name: array.copy() for name, array in state.arrays.items()}, dict(state.header))
+
+
 def kept(epoch: Epoch) -> State:
     """Return a copy of the state, which the next epoch overwrites."""
-    return State({name: array.copy() for name, array in epoch.state.arrays.items()}, dict(epoch.state.header))
+    return copied(epoch.state)
 
 
 def weights(model: torch.nn.Module) -> bytes:
@@ -68,6 +73,37 @@ def test_resuming_after_any_epoch_gives_the_bits_of_an_uninterrupted_run(
         rest = [epoch.metrics for epoch in fit(model, *splits, config, runtime=rt, resume=state)]
         assert rest == [metrics for _, metrics in epochs[index + 1 :]]
         assert weights(model) == weights(whole)
+
+
+@pytest.mark.parametrize("change", [{}, SHAMPOO | {"shards": 2}])
+def test_resuming_within_an_epoch_gives_the_bits_of_an_uninterrupted_run(
+    change: dict, splits: Splits, rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "RESIDENT", 0)
+    monkeypatch.setattr(batches, "WINDOW", 40 * 64)
+    monkeypatch.setattr(batches, "BLOCK", 4 * 64)
+    config = replace(CONFIG, **{"patience": 2, "epochs": 3, "warmup_epochs": 1, "input_dropout": 0.2} | change)
+    whole, states = new("vae"), list[State]()
+    epochs = [kept(epoch) for epoch in fit(whole, *splits, config, runtime=rt, keep=lambda state: states.append(copied(state)))]
+    assert [state.header["epoch"] for state in states] == [0, 0, 1, 1, 2, 2]
+    for state in states:
+        model = new("vae")
+        rest = [kept(epoch) for epoch in fit(model, *splits, config, runtime=rt, resume=state)]
+        assert [epoch.header for epoch in rest] == [epoch.header for epoch in epochs[state.header["epoch"] :]]
+        assert weights(model) == weights(whole)
+
+
+def test_what_is_reported_of_an_epoch_in_parts_is_the_mean_over_all_its_steps(
+    splits: Splits, rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, epochs=1, learning_rate=0.0)  # so that each step has the same loss, but for its noise
+    (one,) = fit(new("ae"), *splits, config, runtime=rt)
+    monkeypatch.setattr(batches, "RESIDENT", 0)
+    monkeypatch.setattr(batches, "WINDOW", 40 * 64)
+    (parts,) = fit(new("ae"), *splits, config, runtime=rt)
+    assert parts.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=0.02)
+    assert parts.metrics["val/loss"] == one.metrics["val/loss"]
+    assert (parts.samples, parts.metrics["learning_rate"]) == (one.samples, one.metrics["learning_rate"])
 
 
 @pytest.mark.parametrize(
