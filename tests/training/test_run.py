@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import startup, storage
+from pipeline import storage
 from pipeline.data import holdout, load_dataset
 from pipeline.errors import BusyError, DivergedError, IntegrityError, ParamsError
 from pipeline.models.weights import load_weights
@@ -109,20 +109,6 @@ def test_a_training_stopped_at_any_step_ends_in_the_same_bytes(
         epochs_kept = (stop - 1) // 6
         assert taken == stop + steps - 6 * epochs_kept, "it goes on from a checkpoint and does not start again"
         assert left_over(workspace) == []
-
-
-def test_a_signal_whose_exception_gets_lost_stops_a_training_after_its_epoch(
-    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    expected = run("vae", params, data_file, workspace / "whole")
-    monkeypatch.setattr(startup, "_signals", [signal.SIGTERM])  # as the handler leaves it
-    with pytest.raises(SystemExit) as stopped:
-        train("vae", params, data_file, workspace, workspace)
-    assert stopped.value.code == 143
-    monkeypatch.setattr(startup, "_signals", [])
-    capsys.readouterr()
-    assert run("vae", params, data_file, workspace) == expected
-    assert "continuing after epoch 1" in capsys.readouterr().out
 
 
 # A training in a process of its own that kills it, with no chance to clean up, at a given moment.
