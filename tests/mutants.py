@@ -52,6 +52,7 @@ LEFT_OUT = (
 )
 # Tests that run into the time limit, mostly by an endless loop, have noticed the change, too.
 OUTCOMES = {"killed": "killed", "timeout": "killed", "survived": "survived", "no tests": "not covered"}
+PRELOADED = ("dvc.api", "hypothesis", "matplotlib.pyplot", "mlflow", "pandas", "torch")  # once for all mutants
 TRIED_AGAIN = 8  # killed mutants of each room that are tried a second time
 FAILURES, DURATIONS = ROOT / "failures.jsonl", ROOT / "mutmut-stats.json"  # in the copy
 COLUMNS = ("room", "mutants", "tried", "killed", "survived", "not covered", "share killed", "95% interval", "seconds")
@@ -106,10 +107,15 @@ def copy(room: str) -> Path:
         "pytest_add_cli_args_test_selection": [own_tests(room)],
         "debug": True,  # writes what pytest says to the log
         "process_isolation": "forkserver",  # the threads of torch do not survive a fork
+        # By itself mutmut collects the tests before it forks, and DVC keeps the output of that time, which is closed when a test
+        # makes a repository: that test would fail with every mutant.
+        "forkserver_warmup": "import",
+        "preload_modules_file": "preload.txt",
         "timeout_multiplier": 10.0,  # of the time of the unchanged code and the constant, in seconds
         "timeout_constant": 10.0,
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    (folder / "preload.txt").write_text("\n".join(PRELOADED))
     with open(folder / "pyproject.toml", "a") as file:
         file.write("\n".join(["", "[tool.mutmut]", *lines, ""]))
     return folder

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import OverflowMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -182,7 +183,9 @@ def render(compared: Comparison) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, caption=cut if len(rows) < number else None)
     for column in shown(rows):
         is_text = column in ("name", "role", "model", "experiment")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "experiment")
+        is_long = column == "experiment"  # whose whole name a command of DVC's needs
+        overflow: OverflowMethod = "fold" if is_long else "ellipsis"
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_long, overflow=overflow)
     for row in texts(rows):
         table.add_row(*map(escape, row))
     return table

@@ -129,6 +129,8 @@ def _is_whole(file: Path) -> bool:
     try:
         if file.is_dir():
             raise IntegrityError(f"{file} is a folder, not MLflow's database; {cure}")
+        if file.exists() and not file.is_file():
+            raise IntegrityError(f"{file} is a device or a pipe, not MLflow's database; {cure}")
         if not file.exists() or not file.stat().st_size:
             return False
         with open(file, "rb") as opened:

@@ -127,9 +127,16 @@ def damaged(path: str, error: Exception) -> IntegrityError:
     return IntegrityError(f"{path}: {reason(error)}; {cure}")
 
 
+def check_file(path: Path) -> None:
+    """Raise ValueError for what is there but no file: to read a pipe would wait."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+
+
 def read(path: str) -> list[Stage]:
     """Return the stages of a lock file in the workspace. Raises IntegrityError when it is missing or damaged."""
     try:
+        check_file(Path(path))
         return parse(Path(path).read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`") from None

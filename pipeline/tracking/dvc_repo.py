@@ -11,7 +11,7 @@ from dvc.api import DVCFileSystem
 
 from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe, reason
 from pipeline.storage import write
-from pipeline.tracking.dvc_lock import LOCKS, Stage, damaged, digest, folder_md5, has_md5, parse
+from pipeline.tracking.dvc_lock import LOCKS, Stage, check_file, damaged, digest, folder_md5, has_md5, parse
 from pipeline.tracking.origin import commit_of, git
 
 _SECTIONS = ("core", "cache", "remote")  # of the configuration, those that say where files are
@@ -52,6 +52,8 @@ class Source:
         for path in LOCKS:
             try:
                 repo = self.files.repo
+                if not self.commit:
+                    check_file(Path(repo.root_dir, path))
                 with repo.fs.open(repo.fs.join(repo.root_dir, path), "rb") as file:
                     found += parse(file.read())
             except FileNotFoundError:

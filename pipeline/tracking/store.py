@@ -192,13 +192,11 @@ def connected(experiment: str | None = None, create: bool = True) -> Iterator[tu
 
 
 def records(experiment: str | None = None, deleted: bool = False, wanted: str = "") -> list[tuple[Record, Run]]:
-    """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked; none without a store.
+    """Return the runs of an experiment with their content, newest first, ``deleted`` ones, too, if asked.
 
     ``wanted`` is a filter in the language of MLflow's search, by which the store chooses: ``params.beta = '4'``.
-    Raises ParamsError for a filter that MLflow refuses, and else what :func:`explained` returns.
+    Raises ParamsError without a store and for a filter that MLflow refuses, and else what :func:`explained` returns.
     """
-    if database.is_absent(store_uri()):
-        return []
     with connected(experiment, create=False) as (client, number):
         if not number:
             return []

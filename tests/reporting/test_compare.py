@@ -179,6 +179,13 @@ def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
     assert render(compared).row_count == 2
 
 
+def test_a_long_experiment_is_broken_and_not_cut_on_a_narrow_terminal() -> None:
+    console, experiment = Console(width=70, record=True), "runs-of-wide-nets-on-many-images-of-faces"
+    console.print(render(select([found("a", 1, **{"dvc.exp.name": experiment})], None, None, {})))
+    (first, second) = [line for line in console.export_text().splitlines() if "runs-" in line or "faces" in line]
+    assert first.split()[-1] + second.strip() == experiment
+
+
 def test_names_are_no_markup_of_the_terminal() -> None:
     console = Console(width=200, record=True)
     console.print(render(select([found("[red]a[/] [/b]", 1, dataset="[/x]")], None, None, {})))

@@ -1,5 +1,6 @@
 """What the figures of a comparison show, and the page around them."""
 
+import itertools
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
@@ -94,6 +96,39 @@ def test_lines_of_equal_elbo_have_their_value_written_on_them(compare: Compare) 
     assert all(np.ptp(line.get_xydata().sum(1)) < 1e-9 for line in lines)
     assert len(named) > 2
     assert set(named) <= {float(np.round(line.get_xydata().sum(1)[0], 6)) for line in lines}
+
+
+def test_each_beta_that_has_room_is_named_and_no_name_covers_another(compare: Compare) -> None:
+    compared = compare(*ALL[1:], ("vae", 1.0, 1, 3, True), ("vae", 1.0, 1, 5, True), ("vae", 4.0, 1, 5, True))
+    compared.table["kl"] = [9.0, 6.0, 2.0, 6.1, 6.0, 9.1]  # two are beside another, one is below one
+    compared.table["recon"] = [25.0, 27.0, 34.0, 27.05, 33.0, 33.9]
+    figure = rate_distortion(compared)
+    assert figure is not None
+    FigureCanvasAgg(figure).draw()
+    named = [text for text in figure.axes[0].texts if text.get_text().startswith("β")]
+    assert sorted(text.get_text() for text in named) == ["β = 0.5", "β = 1", "β = 1", "β = 4", "β = 4"]
+    boxes = [text.get_window_extent() for text in named]
+    assert not [1 for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_betas_are_drawn_by_their_ratio_and_zero_takes_no_more_room_than_two_of_them(compare: Compare) -> None:
+    figure = terms_by_beta(compare(*ALL[1:]))
+    assert figure is not None
+    for ax in figure.axes:
+        places = ax.transData.transform([(beta, 1.0) for beta in (0.0, 0.25, 0.5, 1.0, 4.0, 16.0)])[:, 0]
+        zero, half, one, four, sixteen = np.diff(places)
+        np.testing.assert_allclose([half, four, sixteen], [one, 2 * one, 2 * one])
+        assert 0 < zero < 2.01 * one
+
+
+def test_axes_of_numbers_say_what_they_show(compare: Compare) -> None:
+    compared = compare(*ALL)
+    for figure in (rate_distortion(compared), terms_by_beta(compared), curves(compared)):
+        assert figure is not None
+        for ax in figure.axes:
+            assert ax.get_xlabel()
+            assert ax.get_ylabel() or ax is not figure.axes[0]
+            assert ax.get_title() or ax.get_title(loc="left")
 
 
 def test_terms_by_beta_average_over_seeds(compare: Compare) -> None:

@@ -73,7 +73,7 @@ def test_a_database_is_whole_or_absent(workspace: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "replace", replace)
     half_made(workspace / "mlflow.db")
     (workspace / "mlflow.db-journal").write_text("of the half-made one")
-    assert store.records() == []
+    store.connect()
     places = {found.artifact_location for found in MlflowClient(store.store_uri()).search_experiments()}
     assert places == {f"{workspace}/mlartifacts/0", f"{workspace.as_uri()}/mlartifacts/{EXPERIMENT}"}
     assert sorted(path.name for path in (workspace / ".pipeline").iterdir()) == ["mlflow.lock"]
@@ -97,6 +97,7 @@ def foreign(file: Path) -> None:
     ("make", "message"),
     [
         (Path.mkdir, "is a folder, not MLflow's database"),
+        (os.mkfifo, "is a device or a pipe, not MLflow's database"),
         (lambda file: file.write_text("text" * 2000), "is not a database"),
         (lambda file: file.write_bytes(b"SQLite format 3\0" + b"text" * 2000), "is damaged"),
         (foreign, "is the database of another program"),
@@ -134,8 +135,8 @@ def test_the_cure_for_an_address_that_the_user_gave_is_another_address(monkeypat
 def test_an_address_where_no_database_can_be_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(PipelineError, match=r"cannot be|is not a URL"):
-        store.records()
+    with pytest.raises(PipelineError, match=r"cannot be|is not a URL"), store.connected():
+        pass
 
 
 @pytest.mark.usefixtures("workspace")
@@ -148,7 +149,24 @@ def test_a_server_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(database, "PATIENCE", 0.01)
     with pytest.raises(PipelineError, match="does not answer within"):
         store.records()
+    assert [thread.name for thread in threading.enumerate() if not thread.daemon] == ["MainThread"], "none keeps the process"
     over.set()
+
+
+def test_a_database_keeps_its_artifacts_in_the_repository(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, ...]] = []
+
+    def make(*arguments: str) -> None:
+        made.append(arguments)
+        raise OSError("no migrations, which take seconds")
+
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", make)
+    with pytest.raises(PipelineError, match="no migrations"):
+        store.connect()
+    ((address, folder),) = made
+    assert address.startswith(f"sqlite:///{workspace}/.pipeline/"), "under another name until it is whole"
+    assert folder == str(workspace / "mlartifacts")
+    assert [path.name for path in (workspace / ".pipeline").iterdir()] == ["mlflow.lock"]
 
 
 def log_all(weights: Path) -> str:

@@ -1,5 +1,6 @@
 """What is read of DVC's files in the workspace and in commits."""
 
+import os
 import re
 import shutil
 from contextlib import chdir
@@ -11,7 +12,7 @@ from dvc.repo import Repo
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.storage import md5
-from pipeline.tracking.dvc_lock import Stage, folder_md5
+from pipeline.tracking.dvc_lock import Stage, folder_md5, read
 from pipeline.tracking.dvc_repo import Config, Source, config, output_at, sources
 from pipeline.tracking.origin import commit_of
 from tests.conftest import ROOT
@@ -105,10 +106,12 @@ def test_damaged_lock_of_the_workspace_is_one_line_with_the_way_out(lock: str, t
         Path(lock).write_bytes(content.encode(errors="surrogateescape"))
         with pytest.raises(IntegrityError, match=f"^{lock}: .*; `git checkout HEAD -- {lock}` brings"):
             _ = sources(tmp_path / "scratch")[-1].stages
-    Path(lock).unlink()
-    Path(lock).mkdir()
-    with pytest.raises(IntegrityError, match=f"^{lock}: .*irectory"):
-        _ = sources(tmp_path / "scratch")[-1].stages
+    for make in (os.mkdir, os.mkfifo):  # a read of the second would wait
+        Path(lock).rmdir() if Path(lock).is_dir() else Path(lock).unlink()
+        make(lock)
+        for look in (lambda: read(lock), lambda: sources(tmp_path / "scratch")[-1].stages):
+            with pytest.raises(IntegrityError, match=f"^{lock}: not a file"):
+                look()
 
 
 @pytest.mark.usefixtures("repository")
