@@ -27,7 +27,7 @@ $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 .PHONY: help env repro claims test coverage check audit torture mutants ui notebook onnx ray s3 server slurm docs lock clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 $(UV): .ci/requirements-uv.txt
 	$(PYTHON) -m venv .uv

@@ -136,7 +136,7 @@ def halt(service: str) -> None:
     if found := process(service):
         children = found.children(recursive=True)
         found.send_signal(2 if service == "postgres" else 15)  # SIGINT: a "fast" shutdown
-        _, alive = psutil.wait_procs([found, *children], timeout=60)
+        _, alive = psutil.wait_procs([found, *children], timeout=600 if service == "s3" else 60)  # S3 writes its objects
         for left in alive:
             left.kill()
     (FOLDER / "run" / f"{service}.pid").unlink(missing_ok=True)
@@ -157,20 +157,21 @@ def start_postgres() -> None:
     """Start PostgreSQL, which makes its files the first time; its only user is `mlflow`."""
     import psycopg
 
-    data = FOLDER / "postgres"
-    if not (data / "PG_VERSION").exists():
-        shutil.rmtree(data, ignore_errors=True)
-        data.mkdir(mode=0o700)
+    data, new = FOLDER / "postgres", FOLDER / "postgres.new"
+    if not data.exists():
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir(mode=0o700)
         given = write(FOLDER / "given" / "password", password("postgres"))  # initdb reads it as its own user
         if AS_POSTGRES:
-            for path in (data, given.parent, given):
+            for path in (new, given.parent, given):
                 shutil.chown(path, "postgres", "postgres")
-        command = [program("initdb"), "--pgdata", data, "--username", "mlflow", "--pwfile", given]
+        command = [program("initdb"), "--pgdata", new, "--username", "mlflow", "--pwfile", given]
         command += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", **AS_POSTGRES)
         shutil.rmtree(given.parent)
         if done.returncode:
             stop(f"initdb: {done.stderr.strip().splitlines()[-1]}")
+        new.rename(data)
     # No socket in /tmp, and no other address than loopback.
     settings = {"port": port("postgres"), "listen_addresses": HOST, "unix_socket_directories": ""}
     command = [program("postgres"), "-D", data, *(part for key, value in settings.items() for part in ("-c", f"{key}={value}"))]
@@ -216,21 +217,11 @@ def start_mlflow() -> None:
     }
     others = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}
     address = f"http://{HOST}:{port('mlflow')}"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--app-name",
-        "basic-auth",
-        "--host",
-        HOST,
-        "--port",
-        str(port("mlflow")),
-    ]
+    server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port("mlflow")), "--workers", "2"]
     # Clients with keys write to S3 themselves: a model of 20 files would be 20 calls to this server.
-    command += ["--workers", "2", "--no-serve-artifacts", "--default-artifact-root", f"s3://{BUCKETS[0]}"]
-    start("mlflow", command, others | secret | s3_settings(), answers(f"{address}/health"), cwd=FOLDER)
+    artifacts = ["--no-serve-artifacts", "--default-artifact-root", f"s3://{BUCKETS[0]}"]
+    environment, ready = others | secret | s3_settings(), answers(f"{address}/health")
+    start("mlflow", [*server, "--app-name", "basic-auth", *artifacts], environment, ready, cwd=FOLDER)
     print(f"export MLFLOW_TRACKING_URI={address} MLFLOW_TRACKING_USERNAME=admin")
     print(f'export MLFLOW_TRACKING_PASSWORD="$(cat {shlex.quote(str(FOLDER / "passwords" / "admin"))})"')
     for key, value in s3_settings().items():

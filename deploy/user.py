@@ -1,8 +1,8 @@
-"""Make a user of an MLflow server with basic auth: ``deploy/user.py NAME reader|editor``, as the server's administrator.
+"""Make a user of an MLflow server with basic auth: ``python deploy/user.py NAME reader|editor``, as the server's administrator.
 
 A reader sees all and writes nothing. An editor logs runs and models, and moves the alias ``champion``. The server and its
 administrator are those of MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. The new password is
-printed on standard output once, and nowhere else: ``deploy/user.py maria editor > maria.password``.
+printed on standard output once, and nowhere else: ``umask 077; python deploy/user.py maria editor > maria.password``.
 """
 
 import os
