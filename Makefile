@@ -24,7 +24,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test coverage check audit torture mutants ui notebook onnx ray slurm docs lock clean
+.PHONY: help env repro claims test coverage check audit torture mutants ui notebook onnx ray search slurm docs lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -53,7 +53,7 @@ else
 	@$(SYNC) --require-hashes requirements.lock
 endif
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@rm -f .venv/.locked* .venv/.notebook .venv/.onnx .venv/.ray .venv/.slurm && touch $(STAMP)
+	@rm -f .venv/.locked* .venv/.notebook .venv/.onnx .venv/.ray .venv/.search .venv/.slurm && touch $(STAMP)
 	@echo "make: done; source .venv/bin/activate puts dvc, mlflow and latent on your path" >&2
 
 env: $(STAMP) ## Make the environment in .venv (TORCH=cpu: without CUDA)
@@ -89,7 +89,7 @@ mutants: env ## Change the code a little, many times, and print what no test not
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
 	@$(BIN)/latent ui --port $(PORT)
 
-.venv/.notebook .venv/.onnx .venv/.ray .venv/.slurm: .venv/.%: .ci/requirements-%.txt $(STAMP)
+.venv/.notebook .venv/.onnx .venv/.ray .venv/.search .venv/.slurm: .venv/.%: .ci/requirements-%.txt $(STAMP)
 	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --require-hashes --requirement $<
 	@touch $@
 
@@ -99,6 +99,8 @@ notebook: .venv/.notebook ## Open the tutorial in Jupyter
 onnx: .venv/.onnx ## Add what `latent export --onnx` needs to the environment
 
 ray: .venv/.ray ## Add what `latent sweep --backend ray` needs to the environment
+
+search: .venv/.search ## Add what `latent search` needs to the environment
 
 slurm: .venv/.slurm ## Add what `latent sweep --backend slurm` needs to the environment
 
@@ -120,6 +122,7 @@ lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(EXTRA) notebook | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-notebook.txt
 	$(EXTRA) onnx | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-onnx.txt
 	$(EXTRA) ray | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-ray.txt
+	$(EXTRA) search | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-search.txt
 	$(EXTRA) slurm | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-slurm.txt
 	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt
 	echo pip-audit | $(UV) $(COMPILE) - --output-file .ci/requirements-audit.txt
