@@ -27,6 +27,7 @@ from pipeline.sweeps.study import PRUNED, Settings, Study
 from pipeline.sweeps.sweep import command
 from pipeline.sweeps.trial import curve_of, pruning, run
 from pipeline.tracking import store as tracking
+from pipeline.training import run as training_run
 from pipeline.training.trainer import Epoch, State
 from tests.conftest import ROOT
 from tests.sweeps.test_sweep import Here, here
@@ -37,6 +38,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # and its own hints
 ]
 pytest.importorskip("optuna", reason="the extra search is not installed; `make search` installs it")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To hash the source is most of the time of so small a training."""
+    monkeypatch.setattr(training_run, "source_sha256", lambda: "source")
 
 
 @pytest.fixture
