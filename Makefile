@@ -11,6 +11,7 @@ SIZE_default := 3.3 GB to download and 6.6 GB on disk on Linux (without CUDA abo
 SIZE_cpu := about 0.5 GB to download and 2 GB on disk
 PROGRESS := $(shell test -t 2 || echo --quiet) # uv's bars, on a terminal
 
+EXTRAS := notebook onnx ray s3 search server slurm # optional parts of pyproject.toml, a target each
 PORT := 5000
 SAMPLE := 80
 SEED := 1
@@ -24,7 +25,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site_cache
 $(shell mkdir -p .dvc/tmp && mkdir -p -m 700 .dvc/tmp/site_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro claims test coverage check audit torture mutants ui notebook onnx ray s3 server slurm docs lock clean
+.PHONY: help env repro claims test coverage check audit torture mutants ui docs lock clean $(EXTRAS)
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -53,7 +54,7 @@ else
 	@$(SYNC) --require-hashes requirements.lock
 endif
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@rm -f .venv/.locked* .venv/.notebook .venv/.onnx .venv/.ray .venv/.s3 .venv/.server .venv/.slurm && touch $(STAMP)
+	@rm -f .venv/.locked* $(EXTRAS:%=.venv/.%) && touch $(STAMP)
 	@echo "make: done; source .venv/bin/activate puts dvc, mlflow and latent on your path" >&2
 
 env: $(STAMP) ## Make the environment in .venv (TORCH=cpu: without CUDA)
@@ -89,7 +90,7 @@ mutants: env ## Change the code a little, many times, and print what no test not
 ui: env ## Rebuild missing runs, then show all in MLflow on http://127.0.0.1:5000 (or PORT=5001)
 	@$(BIN)/latent ui --port $(PORT)
 
-.venv/.notebook .venv/.onnx .venv/.ray .venv/.s3 .venv/.server .venv/.slurm: .venv/.%: .ci/requirements-%.txt $(STAMP)
+$(EXTRAS:%=.venv/.%): .venv/.%: .ci/requirements-%.txt $(STAMP)
 	@$(UV) pip install $(PROGRESS) --python $(BIN)/python --no-deps --require-hashes --requirement $<
 	@touch $@
 
@@ -101,6 +102,8 @@ onnx: .venv/.onnx ## Add what `latent export --onnx` needs to the environment
 ray: .venv/.ray ## Add what `latent sweep --backend ray` needs to the environment
 
 s3: .venv/.s3 ## Add what artifacts and DVC remotes on S3 need to the environment
+
+search: .venv/.search ## Add what `latent search` needs to the environment
 
 server: .venv/.server ## Add what `deploy/local.sh` needs to the environment
 
@@ -126,6 +129,7 @@ lock: $(UV) ## Solve the dependencies of pyproject.toml and of the tools anew
 	$(EXTRA) ray | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-ray.txt
 	echo 'python-dateutil>=2.1' > .uv/overrides.txt # botocore asks for one before 3, uses its parser and tz alone, and works with 4
 	$(EXTRA) s3 | $(UV) $(COMPILE) - --constraints requirements.lock --override .uv/overrides.txt --output-file .ci/requirements-s3.txt
+	$(EXTRA) search | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-search.txt
 	$(EXTRA) server | $(UV) $(COMPILE) - --constraints requirements.lock --override .uv/overrides.txt --output-file .ci/requirements-server.txt
 	$(EXTRA) slurm | $(UV) $(COMPILE) - --constraints requirements.lock --output-file .ci/requirements-slurm.txt
 	echo uv | $(UV) $(COMPILE) - --output-file .ci/requirements-uv.txt

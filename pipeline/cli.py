@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError, one_line
 from pipeline.inference.commands import COMMANDS
 from pipeline.options import PATH
 from pipeline.startup import repository_root
+from pipeline.sweeps.commands import search, sweep
 
 AGAINST = click.option("--against", default="origin/main", show_default=True, help="The revision to compare with.")
 RULES = click.option(
@@ -56,7 +57,7 @@ def _own_site_cache() -> None:
 @click.version_option(__version__, prog_name="latent")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Work with the pipeline's results: use trained models, compare runs and revisions, sweep params, complete MLflow's runs.
+    """Work with the pipeline's results: use trained models, compare runs and revisions, try params, complete MLflow's runs.
 
     It works in the root of the repository, also when it is called in a folder below. `dvc repro` runs the pipeline itself.
     """
@@ -162,67 +163,6 @@ def summary(metrics: Path) -> None:
 
 
 @main.command()
-@click.option("--grid", multiple=True, required=True, metavar="KEY=V1,V2...", help="Values of a key of params.yaml; repeatable.")
-@click.argument("more", nargs=-1, metavar="[KEY=V1,V2]...")
-@click.option("--model", default="vae", show_default=True, type=click.Choice(["vae", "ae"]), help="What to train.")
-@click.option(
-    "--backend", default="local", show_default=True, type=click.Choice(["local", "ray", "slurm"]), help="Where to train."
-)
-@click.option("--address", help="Of the Ray cluster; with SLURM a partition, or `local`: on this machine.")
-@click.option("--cpus", type=click.IntRange(1, 1024), help="Threads of each trial.  [default: pool.threads]")
-@click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 1), help="GPUs of each trial; 0: on the CPU.")
-@click.option("--out", default="models/sweep", show_default=True, type=PATH, help="Folder for sweep.csv and the trials' folders.")
-@click.option("--save", type=PATH, help="File to write the winner's `dvc exp run` command to.")
-def sweep(
-    grid: tuple[str, ...],
-    more: tuple[str, ...],
-    model: str,
-    backend: str,
-    address: str | None,
-    cpus: int | None,
-    gpus: int,
-    out: Path,
-    save: Path | None,
-) -> None:
-    """Train a model for each combination of some values, and find the best by its validation loss.
-
-    A sweep that was stopped goes on where it was. The command that is printed trains the winner under DVC, with the same bytes.
-
-    \b
-    Example:
-      latent sweep --grid beta=0.5,1,2,4 seed=0,1,2
-    """
-    from rich.console import Console
-
-    from pipeline.params import load_params
-    from pipeline.storage import write
-    from pipeline.sweeps.grid import parse_axes
-    from pipeline.sweeps.sweep import sweep as run_all
-    from pipeline.sweeps.sweep import table
-
-    if address and backend == "local":
-        raise click.BadParameter("allowed with --backend ray and slurm", param_hint="'--address'")
-    params = load_params()
-    axes = parse_axes(params, model, [*grid, *more])
-    found = run_all(params, model, axes, backend, cpus or params.pool.threads, gpus, address, out)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with console.capture() as drawn:
-        console.print(table(found.configurations))
-    click.echo(drawn.get(), nl=False)
-    click.echo(f"sweep: {out / 'sweep.csv'}, and result.json of each trial in {out}")
-    if found.command:
-        click.echo(f"the best, trained again under DVC with the same bytes:\n  {found.command}")
-        if save:
-            write(save, f"{found.command}\n")
-    if found.errors:
-        first = next(iter(found.errors.values()))
-        total = sum(len(group.trials) for group in found.configurations)
-        error = PipelineError(f"{len(found.errors)} of {total} trials failed, see above; the same command tries these again")
-        error.exit_code = first.exit_code
-        raise error
-
-
-@main.command()
 @click.option("--deleted", is_flag=True, help="Bring back runs that were deleted in MLflow, too.")
 def sync(deleted: bool) -> None:
     """Rebuild MLflow's runs from DVC's files, those of experiments, too."""
@@ -269,5 +209,5 @@ def verify(everything: bool, fix: bool) -> None:
     sys.exit(check(everything, fix))
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, search, sweep):
     main.add_command(command)

@@ -59,6 +59,18 @@ class DivergedError(PipelineError):
     exit_code = 4
 
 
+class PrunedError(PipelineError):
+    """A training was given up after this ``epoch``, because others were better by then."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"pruned after epoch {epoch}")
+        self.epoch = epoch
+
+
+STOPPED = SystemExit, KeyboardInterrupt, PrunedError
+"""What ends a training that has not failed."""
+
+
 class SpaceError(PipelineError):
     """A place is full, or may not be read or written."""
 

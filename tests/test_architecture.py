@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "figures": {"errors", "evaluation"},
     "explorer": {"data", "errors", "evaluation", "figures", "models", "storage"},
     "claims": {"evaluation", "params", "stats", "storage"},
-    "sweeps": {"errors", "evaluation", "params", "runtime", "startup", "stats", "storage", "tracking", "training"},
+    "sweeps": {"errors", "evaluation", "figures", "options", "params", "runtime", "startup", "stats"}
+    | {"storage", "tracking", "training"},
     "reporting": {"errors", "figures", "models", "params", "runtime", "stats", "storage", "summary", "tracking"},
     "maintenance": {"errors", "params", "runtime", "startup", "storage", "tracking"},
     "notebook": {"data", "datasets", "errors", "evaluation", "figures", "models", "params", "runtime", "training"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
 # Of these rooms figures, explorer and claims see the arrays alone.
 ARRAYS_ALONE = {"figures", "explorer", "claims"}
 ONLY_HERE = {"mlflow": "pipeline/tracking/", "dvc": "pipeline/tracking/dvc_repo.py", "torch.distributed": "pipeline/runtime.py"}
-ONLY_HERE |= {"ray": "pipeline/sweeps/ray.py", "submitit": "pipeline/sweeps/slurm.py"}
+ONLY_HERE |= {"ray": "pipeline/sweeps/ray.py", "submitit": "pipeline/sweeps/slurm.py", "optuna": "pipeline/sweeps/study.py"}
 WITHOUT_TORCH = (
     "data",
     "storage",

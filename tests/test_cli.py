@@ -62,14 +62,15 @@ def test_completion_knows_the_commands() -> None:
     result = CliRunner().invoke(
         main, env={"_LATENT_COMPLETE": "bash_complete", "COMP_WORDS": "latent s", "COMP_CWORD": "1"}, prog_name="latent"
     )
-    assert result.stdout.split() == ["plain,sample", "plain,summary", "plain,sweep", "plain,sync"]
+    assert result.stdout.split() == ["plain,sample", "plain,search", "plain,summary", "plain,sweep", "plain,sync"]
 
 
 def test_help_names_every_command_and_the_completion() -> None:
     result = call("--help")
     assert result.exit_code == 0
     of_models = {"decode", "encode", "export", "interpolate", "nearest", "reconstruct", "sample"}
-    assert set(main.commands) == of_models | {"compare", "doctor", "gate", "report", "summary", "sweep", "sync", "ui", "verify"}
+    of_runs = {"compare", "doctor", "gate", "report", "search", "summary", "sweep", "sync", "ui", "verify"}
+    assert set(main.commands) == of_models | of_runs
     assert all(f"\n  {name} " in result.stdout for name in main.commands)
     assert '\n    eval "$(_LATENT_COMPLETE=bash_source latent)"\n' in result.stdout
     assert call().stdout == result.stdout
@@ -95,6 +96,11 @@ def test_the_module_is_the_command() -> None:
         (
             ["sweep", "--grid", "beta=1", "--address", "auto"],
             "Invalid value for '--address': allowed with --backend ray and slurm",
+        ),
+        (["search"], "Missing option '--space'."),
+        (
+            ["search", "--seeds", "1,x"],
+            "Invalid value for '--seeds': '1,x'; allowed are whole numbers between commas, as in 0,1,2",
         ),
     ],
 )

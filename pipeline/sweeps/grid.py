@@ -1,7 +1,7 @@
 """A grid of params: its trials, one for each combination of the values."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ def allowed(params: Params, model: str) -> list[str]:
     The losses of other likelihoods or other validation images do not compare.
     """
     sections = [f"{name}.{key}" for name in ("train", model) for key in getattr(params, name).model_dump()]
-    return ["seed", *(["beta"] if model != "ae" else []), *(key for key in sections if key not in SET_BY)]
+    left_out = {*SET_BY, "train.binarize"}
+    return ["seed", *(["beta"] if model != "ae" else []), *(key for key in sections if key not in left_out)]
 
 
 def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str, list[Any]]:
@@ -72,12 +73,12 @@ def parse_axes(params: Params, model: str, arguments: Sequence[str]) -> dict[str
     return axes
 
 
-def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: int) -> dict[str, Trial]:
-    """Return the trials of a grid by their names, with folders of these names in ``out``.
+def maker(params: Params, model: str, cpus: int, gpus: int) -> Callable[[Mapping[str, Any], Path], Trial]:
+    """Return what makes a trial of values and of a folder, which is relative to the root.
 
-    A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``.
-    Raises ParamsError where values that are allowed alone are not allowed together, and where the params train on a CPU but there
-    are ``gpus``; OSError without a prepared data set.
+    A trial trains with ``cpus`` threads, and on a CPU unless there are ``gpus``. Data and code are hashed once.
+    Raises ParamsError where the params train on a CPU but there are ``gpus``, and, for a trial, where values are not allowed
+    together; OSError without a prepared data set.
     """
     if gpus and params.train.device == "cpu":
         raise ParamsError(f"--gpus {gpus}: train.device in params.yaml is cpu; set it to auto, or leave out --gpus")
@@ -85,7 +86,17 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
     kept = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # for the processes on other machines
     environment = {key: os.environ[key] for key in kept if key in os.environ}
     own = {"train.threads": cpus} | ({} if gpus else {"train.device": "cpu"})
-    found = {}
+
+    def make(values: Mapping[str, Any], folder: Path) -> Trial:
+        changed = with_values(params, {**values, **own})
+        return Trial(model, values, changed, root / folder, root, fingerprint(model, changed, data, code), environment)
+
+    return make
+
+
+def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: int) -> dict[str, Trial]:
+    """Return the trials of a grid by their names, with folders of these names in ``out``. Raises what :func:`maker` raises."""
+    make, found = maker(params, model, cpus, gpus), {}
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         name = ",".join(f"{key}={text(value)}" for key, value in values.items())
@@ -94,9 +105,7 @@ def trials(params: Params, model: str, axes: Axes, out: Path, cpus: int, gpus: i
                 f"--grid {name:.60}...: too many keys for the name of a trial's folder; put fixed values into params.yaml"
             )
         try:
-            changed = with_values(params, values | own)
+            found[name] = make(values, out / name)
         except ParamsError as error:
             raise ParamsError(f"--grid {name}: {error}") from None
-        identity = fingerprint(model, changed, data, code)
-        found[name] = Trial(model, values, changed, root / out / name, root, identity, environment)
     return found

@@ -24,12 +24,16 @@ Task = Callable[[Report], Any]
 
 
 class Resources(NamedTuple):
-    """What a backend gives each trial, and where: an ``address`` of its own kind, and a folder for its files."""
+    """What a backend gives each trial, and where: an ``address`` of its own kind, and a folder for its files.
+
+    ``name`` is shown beside the progress.
+    """
 
     cpus: int
     gpus: int
     address: str | None
     folder: Path
+    name: str = "sweep"
 
 
 def workers(threads: int, device: str) -> int:
@@ -93,15 +97,17 @@ def _dead(label: str, exitcode: int | None) -> PipelineError:
     return _error(label, f"its process was killed, as the system does when memory runs out; {cure}", OUT_OF_MEMORY)
 
 
-def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> Generator[tuple[str, Any], None, None]:
+def outcomes(
+    tasks: Mapping[str, Task], name: str, at_once: int, units: int, leave: bool = True
+) -> Generator[tuple[str, Any], None, None]:
     """Run tasks by label, each in a process and ``at_once`` at a time; yield label and result, or PipelineError, as they end.
 
-    The progress bar ``name`` counts ``units`` reports. When the generator is closed, or this process is stopped, the tasks that
-    run get SIGTERM, upon which a training saves its last epoch.
+    The progress bar ``name`` counts ``units`` reports; at the end it stays if it is to ``leave`` a trace. When the generator is
+    closed, or this process is stopped, the tasks that run get SIGTERM, upon which a training saves its last epoch.
     """
     context = get_context("spawn")  # a fork of a process that has used OpenMP hangs
     waiting, running = dict(tasks), dict[str, tuple[BaseProcess, Connection]]()
-    bar = tqdm(total=units, desc=name, unit="step", disable=None, file=sys.stderr)
+    bar = tqdm(total=units, desc=name, unit="step", disable=None, file=sys.stderr, leave=leave)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -128,6 +134,7 @@ def outcomes(tasks: Mapping[str, Task], name: str, at_once: int, units: int) -> 
                 child.join()
                 messages.close()
                 del running[label]
+                bar.clear()  # for the lines that follow
                 yield label, value if kind == "done" else _dead(label, child.exitcode)
     finally:
         for child, _ in running.values():

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ Backend = Callable[[Mapping[str, Task], Resources], Generator[tuple[str, Any], N
 def _local(tasks: Mapping[str, Task], resources: Resources) -> Generator[tuple[str, Any], None, None]:
     at_once = workers(resources.cpus, "auto" if resources.gpus else "cpu")
     units = sum(task.args[0].epochs for task in tasks.values())  # type: ignore[attr-defined]  # a partial
-    return outcomes(tasks, "sweep", at_once, units)
+    return outcomes(tasks, resources.name, at_once, units, leave=False)
 
 
 BACKENDS: dict[str, Backend] = {"local": _local, "ray": ray.outcomes, "slurm": slurm.outcomes}
@@ -43,6 +43,7 @@ class Configuration:
     values: dict[str, Any]
     trials: list[Trial] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    metric: str = "val/loss"
 
     @property
     def is_complete(self) -> bool:
@@ -53,17 +54,17 @@ class Configuration:
         """Return values, mean loss in nats, half the width of its 95% interval, and numbers of seeds, for a table."""
         mean, half = t_interval(self.losses) if len(self.losses) > 1 else (*self.losses, "") if self.losses else ("", "")
         counts = {"trials": len(self.trials), "failed": len(self.trials) - len(self.losses)}
-        return {key: text(value) for key, value in self.values.items()} | {"val/loss": mean, "interval": half} | counts
+        return {key: text(value) for key, value in self.values.items()} | {self.metric: mean, "interval": half} | counts
 
 
-def configurations(found: Mapping[str, Trial], results: Mapping[str, Any]) -> list[Configuration]:
-    """Return the configurations of a grid, by their mean loss, with those that have a failed trial last."""
+def configurations(found: Mapping[str, Trial], results: Mapping[str, Any], metric: str = "val/loss") -> list[Configuration]:
+    """Return the configurations of a grid, by their mean loss, or another metric, with those that have a failed trial last."""
     groups: dict[str, Configuration] = {}
     for name, trial in found.items():
         values = {key: value for key, value in trial.values.items() if key != "seed"}
-        group = groups.setdefault(str(values), Configuration(values))
+        group = groups.setdefault(str(values), Configuration(values, metric=metric))
         group.trials.append(trial)
-        group.losses += [results[name][LOSS]] if name in results else []
+        group.losses += [results[name][f"best/{metric}"]] if name in results else []
     return sorted(groups.values(), key=lambda group: (not group.is_complete, sum(group.losses) / max(1, len(group.losses))))
 
 
@@ -79,14 +80,35 @@ def table(groups: list[Configuration]) -> Table:
     """Return the table for a terminal."""
     rows = [group.row() for group in groups]
     shown = [key for key in rows[0] if any(row[key] not in ("", 0) for row in rows)]
-    drawn, titles = Table(box=SIMPLE_HEAD), {"val/loss": "val/loss, nats", "interval": "95% interval"}
+    metric = groups[0].metric
+    drawn, titles = Table(box=SIMPLE_HEAD), {metric: f"{metric}, nats", "interval": "95% interval"}
     for key in shown:
         drawn.add_column(titles.get(key, key), justify="right", no_wrap=True)
     for row in rows:
         cells = {"interval": f"± {row['interval']:.3f}" if row["interval"] != "" else ""}
-        cells |= {"val/loss": f"{row['val/loss']:.3f}" if row["val/loss"] != "" else ""}
+        cells |= {metric: f"{row[metric]:.3f}" if row[metric] != "" else ""}
         drawn.add_row(*(cells.get(key, str(row[key])) for key in shown))
     return drawn
+
+
+def train_all(
+    found: Mapping[str, Trial], backend: str, resources: Resources
+) -> tuple[dict[str, dict[str, Any]], dict[str, PipelineError]]:
+    """Train the trials that have not ended yet, and say how each ends; return the results and the errors by name."""
+    results = {name: result for name, trial in found.items() if (result := result_of(trial))}
+    if results:
+        click.echo(f"{resources.name}: {len(results)} of {len(found)} trials have ended already")
+    errors: dict[str, PipelineError] = {}
+    left = {name: partial(run, trial) for name, trial in found.items() if name not in results}
+    with closing(BACKENDS[backend](left, resources)) as ended:
+        for name, result in ended if left else ():
+            if isinstance(result, PipelineError):
+                errors[name] = result
+                click.echo(f"failed: {result}", err=True)
+            else:
+                results[name] = result
+                click.echo(f"{name}: best val/loss {result[LOSS]:.2f} nats; {len(results)} of {len(found)} trials have ended")
+    return results, errors
 
 
 class Sweep(NamedTuple):
@@ -111,21 +133,8 @@ def sweep(params: Params, model: str, axes: Axes, backend: str, cpus: int, gpus:
     identity = hashlib.sha256(f"{model} {grid} {out.resolve()}".encode()).hexdigest()[:32]
     with store.start(f"sweep {grid}", {"role": "grid", store.FINGERPRINT: identity}) as parent:
         parent.log_params({"grid": grid})
-        below = {store.PARENT: parent.id} if parent.id else {}
-        found = {name: replace(trial, environment={**trial.environment, **below}) for name, trial in found.items()}
-        results = {name: result for name, trial in found.items() if (result := result_of(trial))}
-        if results:
-            click.echo(f"sweep: {len(results)} of {len(found)} trials have ended already")
-        errors: dict[str, PipelineError] = {}
-        left = {name: partial(run, trial) for name, trial in found.items() if name not in results}
-        with closing(BACKENDS[backend](left, Resources(cpus, gpus, address, store.root() / out))) as ended:
-            for name, result in ended if left else ():
-                if isinstance(result, PipelineError):
-                    errors[name] = result
-                    click.echo(f"failed: {result}", err=True)
-                else:
-                    results[name] = result
-                    click.echo(f"{name}: best val/loss {result[LOSS]:.2f} nats; {len(results)} of {len(found)} trials have ended")
+        found = {name: trial.below(parent.id) for name, trial in found.items()}
+        results, errors = train_all(found, backend, Resources(cpus, gpus, address, store.root() / out))
         groups = configurations(found, results)
         rows = [group.row() for group in groups]
         save_csv(out / "sweep.csv", rows)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import numpy as np
 
 from pipeline.data import Shape
+from pipeline.errors import STOPPED
 from pipeline.tracking import grids, logged_model
 from pipeline.tracking.database import load_mlflow
 from pipeline.tracking.failures import SYNC, warn
@@ -288,5 +289,5 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the run: FINISHED, KILLED by a signal, or FAILED."""
-        self.finish("KILLED" if isinstance(error, SystemExit | KeyboardInterrupt) else "FAILED" if error else "FINISHED")
+        """End the run: FINISHED, KILLED by a signal or pruned, or FAILED."""
+        self.finish("KILLED" if isinstance(error, STOPPED) else "FAILED" if error else "FINISHED")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipeline.errors import DAMAGED, BusyError, IntegrityError
+from pipeline.errors import DAMAGED, BusyError, IntegrityError, PrunedError
 from pipeline.storage import Arrays, Header, check_arrays, load_arrays, refusing, save_arrays, write
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -98,6 +98,8 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.close()
         del self._lock  # so that the others can be pickled
+        if isinstance(error, PrunedError):
+            self.clear()
 
     def save(self, arrays: Arrays, header: dict[str, Any]) -> None:
         """Write a checkpoint over the older of the two."""
