@@ -61,6 +61,14 @@ def test_a_file_is_what_safetensors_itself_writes(tmp_path: Path, monkeypatch: p
         assert all(np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items())
 
 
+@pytest.mark.parametrize(("limit", "rows"), [(1, [1] * 7), (12, [1] * 7), (13, [1] * 7), (24, [2, 2, 2, 1]), (99, [7])])
+def test_parts_of_an_array_have_a_largest_size(limit: int, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_CHUNK", limit)
+    parts = list(storage.chunks(np.arange(21, dtype=np.float32).reshape(7, 3)))
+    assert [len(part) for part in parts] == rows
+    assert np.array_equal(np.concatenate(parts).reshape(-1), np.arange(21))
+
+
 def test_mapped_arrays_are_not_in_memory_and_stay_when_the_file_is_replaced(tmp_path: Path) -> None:
     storage.save_arrays(tmp_path / "x", ARRAYS, HEADER)
     arrays, header = storage.map_arrays(tmp_path / "x")

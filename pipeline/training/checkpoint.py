@@ -119,7 +119,7 @@ class Checkpoints:
                     with refusing(path, "a checkpoint"):
                         _Header.check(header)
                         epoch, lengths = header["epoch"], {len(header["rows"]), len(header["elapsed"])}
-                        is_of_this = lengths == {epoch} and header["best_epoch"] <= epoch <= epochs and any(_age(header))
+                        is_of_this = lengths == {epoch} and header["best_epoch"] <= epoch <= epochs
                         if arrays.keys() != shapes.keys() or not is_of_this:
                             raise ValueError("of another training")
                         check_arrays(arrays, {name: " ".join(["f4", *map(str, shape)]) for name, shape in shapes.items()})

@@ -32,7 +32,7 @@ from pipeline.training.trainer import Epoch, State, fit, state_shapes
 
 GRID = 64
 FEW_STEPS = 10
-CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch; one after each epoch of a second would cost 4%
+CHECKPOINT_SECONDS = 10.0  # what a SIGKILL may cost beside the running epoch or window; one after each of a second would cost 4%
 HISTORY_SECONDS = 1.0  # between two versions of the history, which can be watched while it grows
 
 Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]

@@ -131,6 +131,7 @@ def fit(
             batches = draw_batches(config, epoch, len(images), train.shape, model.noise_dim, ranks, window)
             last = done.steps + len(batches.order)
             sums = run_epoch(step, optimizer, images, batches, kl_weight(config, epoch), rates[done.steps : last])
+            del images  # a window, so that it is not in memory beside the next one
             if optimizer.found_inf.item():
                 raise DivergedError(
                     f"epoch {epoch}: the loss or a gradient is not finite; no step was taken with it; "

@@ -18,6 +18,7 @@ from pipeline.runtime import Runtime
 from pipeline.training import batches
 from pipeline.training.batches import resident, validate
 from pipeline.training.config import SHIPPED, TrainConfig
+from pipeline.training.optimizer import Optimizer
 from pipeline.training.trainer import Epoch, State, fit
 from tests.conftest import ROOT, blobs
 
@@ -96,7 +97,13 @@ def test_resuming_within_an_epoch_gives_the_bits_of_an_uninterrupted_run(
 def test_what_is_reported_of_an_epoch_in_parts_is_the_mean_over_all_its_steps(
     splits: Splits, rt: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(CONFIG, epochs=1, learning_rate=0.0)  # so that each step has the same loss, but for its noise
+    config, rates, assign = replace(CONFIG, epochs=1), list[float](), Optimizer.set_learning_rate
+
+    def stay(optimizer: Optimizer, rate: float) -> None:
+        rates.append(rate)
+        assign(optimizer, 0.0)
+
+    monkeypatch.setattr(Optimizer, "set_learning_rate", stay)
     (one,) = fit(new("ae"), *splits, config, runtime=rt)
     monkeypatch.setattr(batches, "RESIDENT", 0)
     monkeypatch.setattr(batches, "WINDOW", 40 * 64)
@@ -104,6 +111,7 @@ def test_what_is_reported_of_an_epoch_in_parts_is_the_mean_over_all_its_steps(
     assert parts.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=0.02)
     assert parts.metrics["val/loss"] == one.metrics["val/loss"]
     assert (parts.samples, parts.metrics["learning_rate"]) == (one.samples, one.metrics["learning_rate"])
+    assert rates[:6] == rates[6:], "each step has its own"
 
 
 @pytest.mark.parametrize(
