@@ -8,6 +8,7 @@ from typing import cast
 from pipeline.errors import PipelineError, reason
 
 SYNC = "`latent sync`"
+_EXTRAS = {"boto3": "`make s3`", "psycopg": "`make server`"}  # packages that a store may need
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
@@ -33,11 +34,14 @@ def is_denied(error: Exception) -> bool:
 
 
 def answer(error: Exception) -> str:
-    """Return the reason in one line, of a server that has refused only its own words.
+    """Return the reason in one line: of a refusal the server's own words, of a missing package how to add it.
 
     >>> answer(OSError("API request to endpoint /api failed with error code 403 != 200. Response body: 'Permission denied'"))
     'Permission denied'
     """
+    for cause in causes(error):
+        if isinstance(cause, ModuleNotFoundError) and cause.name in _EXTRAS:
+            return f"the package {cause.name} is missing; {_EXTRAS[cause.name]} adds it"
     return re.sub(r"^API request to .* Response body: '(.+)'$", r"\1", reason(error))
 
 

@@ -179,7 +179,7 @@ def explained(error: Exception) -> Exception:
         return AccessError(f"{uri} does not let this user do it ({answer(error)}); MLFLOW_TRACKING_USERNAME names the user")
     if getattr(error, "error_code", "") in _REFUSED:
         return IntegrityError(f"MLflow refuses it ({reason(error)})")
-    return PipelineError(f"the MLflow store {uri} does not answer ({reason(error)})")
+    return PipelineError(f"the MLflow store {uri} does not answer ({answer(error)})")
 
 
 @contextmanager

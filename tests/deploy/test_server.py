@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from pipeline.cli import main
 from pipeline.params import Params
 from pipeline.storage import md5
-from pipeline.tracking import events, store
+from pipeline.tracking import events, failures, store
 from pipeline.tracking import run as tracking_run
 from tests.conftest import ROOT
 from tests.deploy.conftest import TeamServer
@@ -37,6 +37,7 @@ def environment(team_server: TeamServer, request: pytest.FixtureRequest, monkeyp
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
     monkeypatch.setattr(tracking_run, "SLOW", 1e9)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # which would keep the endpoint of an earlier test
     return printed
 
 
@@ -66,6 +67,17 @@ def test_others_on_the_machine_see_no_password_and_no_port_is_open_to_other_mach
     assert not [text for text in said for password in passwords if password in text]
     open_to = {connection.laddr.ip for process in processes(team_server) for connection in process.net_connections("inet")}
     assert open_to == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(("package", "command"), [("boto3", "`make s3`"), ("psycopg", "`make server`")])
+def test_a_missing_package_is_named_with_the_command_that_adds_it(
+    package: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError("artifacts")
+    error.__cause__ = ModuleNotFoundError(f"No module named '{package}'", name=package)
+    failures.warn(error)
+    assert str(store.explained(error)).endswith(f"does not answer (the package {package} is missing; {command} adds it)")
+    assert f"MLflow failed (the package {package} is missing; {command} adds it)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("password", ["", "password1234", "admin"])
