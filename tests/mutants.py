@@ -52,7 +52,8 @@ LEFT_OUT = (
 )
 # Tests that run into the time limit, mostly by an endless loop, have noticed the change, too.
 OUTCOMES = {"killed": "killed", "timeout": "killed", "survived": "survived", "no tests": "not covered"}
-PRELOADED = ("dvc.api", "hypothesis", "matplotlib.pyplot", "mlflow", "pandas", "torch")  # once for all mutants
+OPTIONS = ("-p", "no:cacheprovider", "-p", "tests.mutants", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PRELOADED = ("dvc.api", "matplotlib.pyplot", "mlflow", "pandas", "torch")  # once for all mutants
 TRIED_AGAIN = 8  # killed mutants of each room that are tried a second time
 FAILURES, DURATIONS = ROOT / "failures.jsonl", ROOT / "mutmut-stats.json"  # in the copy
 COLUMNS = ("room", "mutants", "tried", "killed", "survived", "not covered", "share killed", "95% interval", "seconds")
@@ -103,7 +104,7 @@ def copy(room: str) -> Path:
         "source_paths": ["pipeline"],
         "only_mutate": files(room),
         "also_copy": sorted(path.name for path in folder.iterdir() if path.name != "pipeline"),
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "tests.mutants", *(f"--deselect={test}" for test in LEFT_OUT)],
+        "pytest_add_cli_args": [*OPTIONS, *(f"--deselect={test}" for test in LEFT_OUT)],
         "pytest_add_cli_args_test_selection": [own_tests(room)],
         "debug": True,  # writes what pytest says to the log
         "process_isolation": "forkserver",  # the threads of torch do not survive a fork

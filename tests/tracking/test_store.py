@@ -233,3 +233,12 @@ assert get_telemetry_client() is None
     environment = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "sqlite://"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("store")
+def test_a_model_that_is_not_there_is_named_with_what_mlflow_says(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        fetch_weights("models:/nothing@champion", tmp_path)
+    said = str(caught.value).removeprefix("models:/nothing@champion: no such model in ")
+    assert "nothing" in said, "MLflow's reason"
+    assert said.endswith("`latent sync` registers the best model")
