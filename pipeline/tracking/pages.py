@@ -145,7 +145,7 @@ def describe_experiment(experiment: str) -> str:
 {views} of all runs. A run is one training of an autoencoder or a VAE.
 
 - `role`: `main`, `depth-matched` (an autoencoder with the VAE's hidden layers), `comparison` (a VAE with another β),
-  `seed` (a main model with another seed) or `sweep` (a trial of `latent sweep`, below the run of its `grid`).
+  `seed` (a main model with another seed) or `sweep` (a trial of `latent sweep` or `latent search`, below the run of its `grid`).
 - `test_elbo`, `test_recon`, `test_kl`: nats per test image. Higher is better for the ELBO, lower for the reconstruction term.
 - `frechet_distance`: of samples from the prior to test images; lower is better.
 - `knn_accuracy`: how often the nearest codes have an image's class.
