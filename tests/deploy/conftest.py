@@ -28,15 +28,16 @@ class TeamServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run deploy/local.py as deploy/local.sh does."""
         command = [sys.executable, str(ROOT / "deploy/local.py"), *arguments]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_", "COVERAGE_"))}
-        return subprocess.run(command, env=kept | {"SERVER_FOLDER": str(self.folder)}, capture_output=True, text=True)
+        environment = kept | variables | {"SERVER_FOLDER": str(self.folder)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    def up(self) -> dict[str, str]:
+    def up(self, **variables: str) -> dict[str, str]:
         """Start what does not run, and return what it prints, as a shell sets it."""
-        done = self.run("up")
+        done = self.run("up", **variables)
         assert done.returncode == 0, done.stderr
         pairs = (word.split("=", 1) for line in done.stdout.splitlines() for word in shlex.split(line)[1:])
         return {key: Path(value[6:-1]).read_text() if value.startswith("$(cat ") else value for key, value in pairs}
@@ -57,7 +58,7 @@ def team_server() -> Iterator[TeamServer]:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="team-server-") as folder:
         server = TeamServer(Path(folder))
         try:
-            server.up()
+            server.up(AWS_PROFILE="absent", MLFLOW_TRACKING_USERNAME="of another server")
             yield server
         finally:
             done = server.run("down")
