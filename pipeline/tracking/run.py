@@ -277,8 +277,10 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """Send the queued points, what waits unless the run was stopped, and the status; a completed run keeps its end."""
         self.flush()
-        if self._pictures and (status == "FINISHED" or time.perf_counter() >= self._pause_end):
+        if self._pictures and (status == "FINISHED" or time.perf_counter() < self._pause_end):
             self._waiting.append(("grids", self._send_pictures))
+        elif self._pictures:
+            self._send_pictures()
         if status == "FINISHED":
             self._catch_up()
         lacked_nothing = self._complete and self.held.status == status and not +self.added

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -115,10 +116,15 @@ def test_tile_keeps_colors() -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grid_is_logged_as_a_picture_of_its_step(channels: int) -> None:
-    with store.start("run", {}) as run:
+def test_grid_is_logged_as_a_picture_of_its_step_also_by_a_run_that_is_stopped(
+    channels: int, error: type[BaseException] | None
+) -> None:
+    with pytest.raises(error) if error else nullcontext(), store.start("run", {}) as run:
         run.log_grid("samples", np.ones((4, channels, 2, 3)), step=5, columns=2)
+        if error:
+            raise error
     artifacts = MlflowClient(store.store_uri()).list_artifacts(run.id, "images")
     (picture,) = [found.path for found in artifacts if found.path.endswith(".png")]
     assert re.match(r"images/samples\W+step\W+5\W", picture)
@@ -298,7 +304,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
         monkeypatch.setattr(MlflowClient, name, delayed)
 
-    for name in ("log_artifact", "log_image", "log_batch"):
+    for name in ("log_artifact", "log_artifacts", "log_batch"):
         delay(name)
     monkeypatch.setattr(tracking_run, "SLOW", 1.0)
     monkeypatch.setattr(tracking_run, "time", clock)
