@@ -21,11 +21,10 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def _http_status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)  # that of requests, or of S3
-    found = (
-        response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(response, dict) else getattr(response, "status_code", None)
-    )
-    return cast(int | None, found)
+    response = getattr(error, "response", None)  # that of requests, or of S3, whose errors need not have all of it
+    if isinstance(response, dict):
+        return cast(int | None, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    return cast(int | None, getattr(response, "status_code", None))
 
 
 def is_denied(error: Exception) -> bool:
