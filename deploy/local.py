@@ -83,7 +83,10 @@ def password(name: str) -> str:
 def port(service: str) -> int:
     """Return the port of a service: that of its variable, else the one it had before, else a free one."""
     path = FOLDER / "run" / f"{service}.port"
-    number = os.environ.get(f"{service.upper()}_PORT") or (path.read_text() if path.exists() else "")
+    former = path.read_text() if path.exists() else ""
+    number = os.environ.get(f"{service.upper()}_PORT") or former
+    if number != former and process(service):
+        stop(f"{service} runs on port {former}; unset {service.upper()}_PORT, or run `deploy/local.sh down` first")
     if not number:
         with socket.create_server((HOST, 0)) as free:
             number = str(free.getsockname()[1])

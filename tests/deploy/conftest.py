@@ -28,11 +28,12 @@ class TeamServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run deploy/local.py as deploy/local.sh does."""
         command = [sys.executable, str(ROOT / "deploy/local.py"), *arguments]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_", "COVERAGE_"))}
-        return subprocess.run(command, env=kept | {"SERVER_FOLDER": str(self.folder)}, capture_output=True, text=True)
+        environment = kept | variables | {"SERVER_FOLDER": str(self.folder)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     def up(self) -> dict[str, str]:
         """Start what does not run, and return what it prints, as a shell sets it."""

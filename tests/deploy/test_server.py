@@ -56,11 +56,30 @@ def test_a_second_up_starts_nothing_and_prints_the_same(team_server: TeamServer)
     assert all(line.startswith("export ") for line in printed.stdout.splitlines())
 
 
+def test_another_port_for_what_runs_is_refused_and_it_runs_on(team_server: TeamServer) -> None:
+    former = (team_server.folder / "run/mlflow.port").read_text()
+    done = team_server.run("up", MLFLOW_PORT="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: mlflow runs on port {former}; unset MLFLOW_PORT, or run `deploy/local.sh down` first\n"
+    assert (team_server.folder / "run/mlflow.port").read_text() == former
+    assert all(process.is_running() for process in processes(team_server))
+
+
+def test_a_user_is_made_once_and_a_second_time_is_one_line_without_a_hash(
+    team_server: TeamServer, environment: dict[str, str]
+) -> None:
+    team_server.add_user("nina", "reader", environment)
+    command = [sys.executable, str(ROOT / "deploy/user.py"), "nina", "editor"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: there is a user nina already\n")
+
+
 def test_others_on_the_machine_see_no_password_and_no_port_is_open_to_other_machines(team_server: TeamServer) -> None:
     secret = list((team_server.folder / "passwords").iterdir())
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
     assert {"admin", "postgres", "s3", "secret_key"} <= {path.name for path in secret}
-    passwords = [path.read_text() for path in secret if "_" not in path.name]
+    passwords = [path.read_text() for path in secret if not path.name.startswith(("aws_", "basic_auth"))]
+    assert all(len(password) == 32 for password in passwords)
     said = [path.read_text() for path in team_server.folder.glob("run/*.log")]
     said += [" ".join(process.cmdline()) for process in processes(team_server)]
     assert len(said) > 6
@@ -86,7 +105,8 @@ def test_a_password_that_is_guessed_is_refused(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     done = CliRunner().invoke(main, ["compare"])
-    assert done.exit_code != 0
+    assert done.exit_code == 77
+    assert "does not let this user do it" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
