@@ -54,7 +54,7 @@ def test_secrets_are_random_private_ignored_by_git_and_never_replaced(tmp_path: 
 
 def test_the_configuration_of_users_gets_its_database(tmp_path: Path) -> None:
     command = SERVICES["mlflow"]["command"][0].replace("$$", "$")
-    (line,) = [line for line in command.splitlines() if line.startswith("sed ")]
+    (line,) = [line for line in command.splitlines() if "database" in line]
     line = line.replace("/tmp/", f"{tmp_path}/").replace("/etc/", f"{DEPLOY}/")  # noqa: S108 (in this order, as a clone may be in /tmp)
     address = "postgresql://mlflow:a_-9@postgres/mlflow"
     subprocess.run(["sh", "-euc", line], env={"MLFLOW_BACKEND_STORE_URI": address, "PATH": "/usr/bin:/bin"}, check=True)
