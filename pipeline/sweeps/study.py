@@ -77,9 +77,11 @@ class Study:
         """Raise ParamsError, naming what differs, where these are not the settings of the study."""
         mine, given = asdict(self.settings), asdict(settings)
         names = {"fingerprint": "params.yaml, data or code", "optuna": "version of Optuna"}
-        differs = [names.get(name, f"--{name.replace('_', '-')}") for name in mine if mine[name] != given[name]]
+        differs = {name: None for name in mine if mine[name] != given[name]}
+        if {"model", "space", "cpus", "gpus"} & differs.keys():  # which may change the fingerprint by themselves
+            differs.pop("fingerprint", None)
         if differs:
-            listed = " and ".join(differs)
+            listed = " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in differs)
             raise ParamsError(f"{self.path}: its search has another {listed}; give this one another folder by --out")
 
     def add(self, trial: Ended) -> None:

@@ -132,6 +132,9 @@ def test_another_search_in_the_same_folder_is_refused(study: Study) -> None:
     study.check(replace(SETTINGS))
     with pytest.raises(ParamsError, match=r"study\.jsonl: its search has another --at-once and params\.yaml, data or code; give"):
         study.check(replace(SETTINGS, at_once=4, fingerprint="g"))
+    for fingerprint in "fg":  # it depends on the space, too
+        with pytest.raises(ParamsError, match=r"its search has another --space; give"):
+            study.check(replace(SETTINGS, space={"beta": [1.0]}, fingerprint=fingerprint))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", "", "\x00"])
