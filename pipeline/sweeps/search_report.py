@@ -53,7 +53,7 @@ def _history(ax: Axes, study: Study) -> None:
     others = [trial for trial in study.trials if trial.state != COMPLETE]
     ax.plot(numbers, values, color=MODEL_COLORS[1], label="complete", **DOT)
     best = [min(values[: index + 1]) for index in range(len(values))]
-    ax.step([*numbers, len(study.trials) - 1], [*best, best[-1]], where="post", color=INK, lw=1.5, label="the best so far")
+    ax.step([*numbers, study.trials[-1].number], [*best, best[-1]], where="post", color=INK, lw=1.5, label="the best so far")
     low, high = min(values), max(values)
     margin = 0.08 * (high - low or 1)
     if others:  # at the upper edge: their values are of early epochs

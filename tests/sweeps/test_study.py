@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import IntegrityError, ParamsError
+from pipeline.sweeps.search_report import figure
 from pipeline.sweeps.study import COMPLETE, FAILED, PRUNED, Ended, Settings, Study, load_optuna
 from pipeline.sweeps.trial import first_above
 
@@ -151,6 +152,15 @@ def test_the_best_are_complete_and_no_repetitions(study: Study) -> None:
     assert longer.best() == study.best()
     values = [trial.value for trial in study.best()]
     assert values == sorted(values)
+
+
+def test_the_best_so_far_is_drawn_up_to_the_last_trial_while_others_of_its_round_still_train(study: Study) -> None:
+    for half in (replace(study, trials=[study.trials[number] for number in (0, 1, 5)]), study):
+        line = figure(half).axes[0].lines[1]
+        numbers = list(line.get_xdata())
+        assert numbers == sorted(numbers)
+        assert numbers[-1] == half.trials[-1].number
+        assert list(line.get_ydata())[-1] == half.best()[0].value
 
 
 def test_without_optuna_one_line_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
