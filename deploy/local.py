@@ -29,6 +29,7 @@ HOST, REGION, BUCKETS = "127.0.0.1", "us-east-1", ("mlflow", "dvc")
 SERVICES = ("postgres", "s3", "mlflow")  # in the order in which they start
 SECONDS = 180  # that a service has to answer, on a busy machine
 MODULES = ("psycopg", "boto3", "flask_wtf", "moto")
+OTHERS = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}  # for the services
 # PostgreSQL refuses to run as root.
 AS_POSTGRES = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
 
@@ -186,7 +187,7 @@ def start_postgres() -> None:
             return False
         return True
 
-    start("postgres", command, dict(os.environ), ready, cwd="/", **AS_POSTGRES)
+    start("postgres", command, OTHERS, ready, cwd="/", **AS_POSTGRES)
     with psycopg.connect(database("postgres"), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'mlflow'").fetchone():
             connection.execute("CREATE DATABASE mlflow")
@@ -218,12 +219,11 @@ def start_mlflow() -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    others = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}
     address = f"http://{HOST}:{port('mlflow')}"
     server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port("mlflow")), "--workers", "2"]
     # Clients with keys write to S3 themselves: a model of 20 files would be 20 calls to this server.
     artifacts = ["--no-serve-artifacts", "--default-artifact-root", f"s3://{BUCKETS[0]}"]
-    environment, ready = others | secret | s3_settings(), answers(f"{address}/health")
+    environment, ready = OTHERS | secret | s3_settings(), answers(f"{address}/health")
     start("mlflow", [*server, "--app-name", "basic-auth", *artifacts], environment, ready, cwd=FOLDER)
     print(f"export MLFLOW_TRACKING_URI={address} MLFLOW_TRACKING_USERNAME=admin")
     print(f'export MLFLOW_TRACKING_PASSWORD="$(cat {shlex.quote(str(FOLDER / "passwords" / "admin"))})"')
@@ -248,7 +248,7 @@ def main(action: str = "") -> None:
             return
         start_postgres()
         command = [sys.executable, HERE / "s3.py", FOLDER / "s3", str(port("s3")), *BUCKETS]
-        start("s3", command, dict(os.environ), answers(f"http://{HOST}:{port('s3')}/ready"))
+        start("s3", command, OTHERS, answers(f"http://{HOST}:{port('s3')}/ready"))
         start_mlflow()
 
 

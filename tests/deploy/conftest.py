@@ -35,9 +35,9 @@ class TeamServer:
         environment = kept | variables | {"SERVER_FOLDER": str(self.folder)}
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    def up(self) -> dict[str, str]:
+    def up(self, **variables: str) -> dict[str, str]:
         """Start what does not run, and return what it prints, as a shell sets it."""
-        done = self.run("up")
+        done = self.run("up", **variables)
         assert done.returncode == 0, done.stderr
         pairs = (word.split("=", 1) for line in done.stdout.splitlines() for word in shlex.split(line)[1:])
         return {key: Path(value[6:-1]).read_text() if value.startswith("$(cat ") else value for key, value in pairs}
@@ -58,7 +58,7 @@ def team_server() -> Iterator[TeamServer]:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="team-server-") as folder:
         server = TeamServer(Path(folder))
         try:
-            server.up()
+            server.up(AWS_PROFILE="absent", MLFLOW_TRACKING_USERNAME="of another server")
             yield server
         finally:
             done = server.run("down")

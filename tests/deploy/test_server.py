@@ -56,6 +56,10 @@ def test_a_second_up_starts_nothing_and_prints_the_same(team_server: TeamServer)
     assert all(line.startswith("export ") for line in printed.stdout.splitlines())
 
 
+def test_the_services_get_no_settings_of_another_server(team_server: TeamServer) -> None:
+    assert not [first for first in started(team_server) if {"AWS_PROFILE", "MLFLOW_TRACKING_USERNAME"} & first.environ().keys()]
+
+
 def test_another_port_for_what_runs_is_refused_and_it_runs_on(team_server: TeamServer) -> None:
     former = (team_server.folder / "run/mlflow.port").read_text()
     done = team_server.run("up", MLFLOW_PORT="1")
