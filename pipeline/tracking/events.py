@@ -130,10 +130,8 @@ def promote_champion(run: Run, dataset: str) -> None:
             if any(champion.info.run_id != winner.id and stays(champion, best[0]) for champion in champions):
                 return
         versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == winner.id]
-        source, tags = (
-            f"models:/{winner.model_id}",
-            {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")},
-        )
+        source = f"models:/{winner.model_id}"
+        tags = {key: winner.tags.get(key, "") for key in ("dataset", "role", "evaluate.profile")}
         tags |= {elbo: f"{winner.number('test/elbo'):.6g}", "model": winner.params.get("model.name", "")}
         version = (versions or [client.create_model_version(name, source, winner.id, tags, model_id=winner.model_id)])[0]
         card = model_card(winner, f"models:/{name}/{version.version}")
