@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 OUT_OF_MEMORY, NO_SPACE, INTERRUPTED, CLOSED_PIPE = 5, 74, 130, 141
 DAMAGED = "run `latent verify --fix`, then `dvc repro`"
@@ -97,9 +97,9 @@ def redact(text: str) -> str:
     """
     for name, value in os.environ.items():
         if len(value) > 3 and _SECRET_NAME.search(name):
-            octets = os.fsencode(value)
-            for form in (value, quote(octets), quote(octets, safe="")):
-                text = text.replace(form, "***")
+            text, octets = text.replace(value, "***"), os.fsencode(value)
+            for form in (quote(octets), quote(octets, safe=""), quote_plus(octets)):
+                text = re.sub(re.escape(form), "***", text, flags=re.IGNORECASE)  # %2F is also written as %2f
     for pattern, shown in _IN_URLS:
         text = pattern.sub(shown, text)
     return text

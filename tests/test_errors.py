@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import click
 import numpy as np
@@ -122,7 +122,8 @@ def test_no_credential_survives_in_a_sentence(
 
 def test_a_secret_of_the_environment_is_hidden_in_a_url_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR_TOKEN", secret := "a/b+c d@é\udcff")
-    for form in (secret, quote(os.fsencode(secret)), quote(os.fsencode(secret), safe="")):
+    escaped = [quote(os.fsencode(secret)), quote(os.fsencode(secret), safe=""), quote_plus(os.fsencode(secret))]
+    for form in (secret, *escaped, *map(str.lower, escaped)):
         assert redact(f"no answer from {form} here") == "no answer from *** here"
 
 

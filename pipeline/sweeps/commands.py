@@ -179,7 +179,7 @@ def search(
     groups, errors = list[Configuration](), dict[str, PipelineError]()
     if report:
         if not study or not study.best():
-            raise ParamsError(f"--report: no complete trial in {out}; without --report the search goes on")
+            raise ParamsError(f"--report: no complete trial in {out}; a search with --space makes trials")
         make = maker(params, study.settings.model, study.settings.cpus, study.settings.gpus)
         if fingerprint_of(make, study.settings.space) != study.settings.fingerprint:
             click.echo(

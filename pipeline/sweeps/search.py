@@ -119,11 +119,13 @@ def search(
     Each trial is one MLflow run below that of the search. Trials that have ended are not run again, and those that were stopped
     continue from their checkpoints. Returns the settings that were trained with several seeds, and the errors of these trainings.
 
-    Raises PipelineError when no trial is complete, and the error of a trial that may succeed when it is tried again.
+    Raises PipelineError when no trial is complete, BusyError when another process runs the same search, and the error of a trial
+    that may succeed when it is tried again.
     """
     settings, out = study.settings, study.path.parent
     identity = hashlib.sha256(json.dumps([asdict(settings), str(out.resolve())]).encode()).hexdigest()[:32]
-    with store.start(f"search {' '.join(settings.space)}", {"role": "grid", store.FINGERPRINT: identity}) as parent:
+    about = {"role": "grid", store.FINGERPRINT: identity}
+    with study.alone(), store.start(f"search {' '.join(settings.space)}", about) as parent:
         parent.log_params({"metric": settings.metric} | {key: text(values) for key, values in settings.space.items()})
 
         def below(values: Mapping[str, Any], folder: Path) -> Trial:

@@ -4,14 +4,16 @@ What is proposed depends on the settings, the number of a trial and the trials o
 numbers lives longer than one proposal. So a search that was killed goes on with the trials that it would have had.
 """
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.errors import IntegrityError, ParamsError
+from pipeline.errors import BusyError, IntegrityError, ParamsError
 from pipeline.storage import write
 from pipeline.sweeps.space import Space
 
@@ -83,6 +85,20 @@ class Study:
         if differs:
             listed = " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in differs)
             raise ParamsError(f"{self.path}: its search has another {listed}; give this one another folder by --out")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from this study, and read its file anew. Raises BusyError while another process works on it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{self.path}: another process runs this search; wait for it or stop it") from None
+            if found := Study.load(self.path):
+                found.check(self.settings)
+                self.trials = found.trials
+            yield
 
     def add(self, trial: Ended) -> None:
         """Add a trial and write the file, at once and as a whole, so that a kill leaves the old or the new one."""

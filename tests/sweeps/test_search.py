@@ -191,7 +191,7 @@ def test_the_command_searches_reports_and_names_the_winner(params: Params, here:
         "error: --metric val/elbo: allowed are val/loss, val/recon, val/kl; val/loss is minus the ELBO\n": call(
             "--metric", "val/elbo"
         ),
-        "error: --report: no complete trial in out; without --report the search goes on\n": call("--report"),
+        "error: --report: no complete trial in out; a search with --space makes trials\n": call("--report"),
     }
     assert all((result.exit_code, result.stderr) == (2, said) for said, result in refused.items())
     assert not Path("out").exists()

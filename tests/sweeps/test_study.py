@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import IntegrityError, ParamsError
+from pipeline.errors import BusyError, IntegrityError, ParamsError
 from pipeline.sweeps.search_report import figure
 from pipeline.sweeps.study import COMPLETE, FAILED, PRUNED, Ended, Settings, Study, load_optuna
 from pipeline.sweeps.trial import first_above
@@ -41,6 +41,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         for number, params in made.propose(numbers).items():
             made.add(complete(number, params))
     return made
+
+
+def test_one_process_works_on_a_study_at_a_time_and_sees_what_the_one_before_it_added(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "new/study.jsonl"
+    first, second = Study(path, SETTINGS), Study(path, SETTINGS)
+    with first.alone():
+        with pytest.raises(BusyError, match=r"study\.jsonl: another process runs this search"), second.alone():
+            pass
+        first.add(study.trials[0])
+    with second.alone():
+        assert second.trials == study.trials[:1]
+    with pytest.raises(ParamsError, match="another --seed"), Study(path, replace(SETTINGS, seed=2)).alone():
+        pass
 
 
 def test_proposals_are_of_the_space_and_of_few_digits(study: Study) -> None:
