@@ -121,7 +121,12 @@ def printable(text: str) -> str:
 
 
 def describe(error: Exception) -> tuple[str, int] | None:
-    """Return the message and the exit code of an error that the user can act on, None for any other."""
+    """Return the message, in one line and without secrets, and the exit code of an error that the user can act on, else None."""
+    known = _known(error)
+    return known and (printable(redact(known[0])), known[1])
+
+
+def _known(error: Exception) -> tuple[str, int] | None:
     import click
 
     says = str(error).strip()
@@ -190,5 +195,5 @@ def one_line() -> Iterator[None]:
         if not (known := describe(error)):
             raise
         with suppress(OSError):
-            print(f"error: {printable(redact(known[0]))}", file=sys.stderr, flush=True)
+            print(f"error: {known[0]}", file=sys.stderr, flush=True)
         sys.exit(known[1])

@@ -65,6 +65,10 @@ def test_each_error_has_a_message_and_an_exit_code(error: Exception, message: st
     assert known[1] == code
 
 
+def test_what_is_described_has_no_secret_and_no_second_line() -> None:
+    assert describe(PipelineError("no answer\nfrom https://me:secret@host")) == ("no answer from https://host", 1)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("marshal"), KeyError("a"), EOFError()])
 def test_an_error_of_the_program_is_not_described(error: Exception) -> None:
     assert describe(error) is None

@@ -145,6 +145,7 @@ def load_results(path: str | Path) -> Results:
         _Header.check(header)
         check_arrays(arrays, AXES, S=len(header["samplers"]))
         limit = len(header.get("classes", ())) or 1 << 16
-        if "labels" in arrays and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < limit:
-            raise ValueError("labels: not those of a data set")
+        for name in {"labels", "image_predicted_class"} & arrays.keys():
+            if not 0 <= arrays[name].min() <= arrays[name].max() < limit:
+                raise ValueError(f"{name}: not those of a data set")
         return Results(**header | {"classes": tuple(header.get("classes", ()))}, arrays=arrays)

@@ -64,11 +64,12 @@ def test_crafted_results_are_refused(wrong: dict, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("label", "allowed"), [(-1, False), (0, True), (65535, True), (65536, False)])
-def test_labels_of_results_are_those_of_a_data_set(label: int, allowed: bool, tmp_path: Path):
+@pytest.mark.parametrize("name", ["labels", "image_predicted_class"])
+def test_labels_of_results_are_those_of_a_data_set(name: str, label: int, allowed: bool, tmp_path: Path):
     save_results(tmp_path / "r", make())
-    craft(tmp_path / "r", {"labels": np.full(60, label)})
-    with nullcontext() if allowed else pytest.raises(IntegrityError, match="labels: not those of a data set"):
-        assert (load_results(tmp_path / "r")["labels"] == label).all()
+    craft(tmp_path / "r", {name: np.full(60, label)})
+    with nullcontext() if allowed else pytest.raises(IntegrityError, match=f"{name}: not those of a data set"):
+        assert (load_results(tmp_path / "r")[name] == label).all()
 
 
 def test_results_and_ledger_do_not_load_torch():
