@@ -188,7 +188,11 @@ def sync(deleted: bool = False) -> tuple[int, int]:
                     left.append(str(training))
                     continue
                 held = [(record, other) for record, other in held if record.id != run.id]
+                had = set(run.held.params) if run.held.status == "FINISHED" and not training.is_new else set[str]()
                 training.restore(run)
+                if had and (more := sorted(run.held.params.keys() - had)):
+                    names = ", ".join(more)[:200]
+                    click.echo(f"sync: {training} ended without {names}; see `git diff dvc.lock`, which has it", err=True)
                 if run.failure:
                     raise store.explained(run.failure)
             except (AccessError, *UNREADABLE) as error:

@@ -584,3 +584,15 @@ def test_stage_with_strange_params_is_named_and_left_out(
     printed = synced()
     assert "sync: the stage train_vae is left out: its params have " in printed
     assert "sync: 0 trainings" in printed
+
+
+def test_a_param_that_a_finished_run_lacks_is_named(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "log_model", lambda *_: None)
+    repository.train("vae", 4.0)
+    synced()
+    lock = Path("dvc.lock")
+    lock.write_text(lock.read_text().replace("warmup_epochs", "wa2mup_epochs"))  # a flipped bit, which leaves valid YAML
+    done = CliRunner().invoke(main, ["sync"])
+    said = "sync: β=4 vae seed=1 16-8-2 ended without model.wa2mup_epochs; see `git diff dvc.lock`, which has it\n"
+    assert (done.exit_code, said in done.stderr) == (0, True), done.output
+    assert CliRunner().invoke(main, ["sync"]).stderr == ""
