@@ -63,8 +63,10 @@ class Agent:
 
     def fire(self, file: int | None) -> None:
         number, target = self.plan["signal"], self.plan.get("target", "self")
-        with open(self.plan["mark"], "x"):  # by the first of several processes with this plan
-            pass
+        try:
+            open(self.plan["mark"], "x").close()
+        except FileExistsError:  # another process with this plan was first
+            return
         if self.plan.get("torn") and file is not None and not stat.S_ISDIR(os.fstat(file).st_mode):
             os.ftruncate(file, int(os.fstat(file).st_size * self.plan["torn"]))
         kill = os.killpg if target == "group" else os.kill
