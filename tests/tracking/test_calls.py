@@ -45,7 +45,7 @@ def calls(_template: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with subprocess.Popen(command, env=os.environ | own, stderr=subprocess.PIPE, text=True, start_new_session=True) as server:
         try:
-            assert any("startup complete" in line for line in server.stderr or ())
+            assert any("Uvicorn running on" in line for line in server.stderr or ())  # then it listens
             urlopen(f"http://127.0.0.1:{port}/health").close()
             monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             monkeypatch.setattr(tracking_run, "SLOW", 1e9)
