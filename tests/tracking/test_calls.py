@@ -52,7 +52,7 @@ def calls(_template: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setattr(requests.Session, "send", counted)
             yield asked
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            os.killpg(server.pid, signal.SIGKILL)  # it has nothing to lose
 
 
 def test_a_training_of_30_epochs_asks_a_server_25_times_at_most(
