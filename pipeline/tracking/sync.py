@@ -192,7 +192,8 @@ def sync(deleted: bool = False) -> tuple[int, int]:
                 training.restore(run)
                 if had and (more := sorted(run.held.params.keys() - had)):
                     names = ", ".join(more)[:200]
-                    click.echo(f"sync: {training} ended without {names}; see `git diff dvc.lock`, which has it", err=True)
+                    cure = "`git diff dvc.lock` shows what changed"
+                    click.echo(f"sync: {training}: the finished run lacked {names}, which dvc.lock has; {cure}", err=True)
                 if run.failure:
                     raise store.explained(run.failure)
             except (AccessError, *UNREADABLE) as error:

@@ -593,6 +593,6 @@ def test_a_param_that_a_finished_run_lacks_is_named(repository: Repository, monk
     lock = Path("dvc.lock")
     lock.write_text(lock.read_text().replace("warmup_epochs", "wa2mup_epochs"))  # a flipped bit, which leaves valid YAML
     done = CliRunner().invoke(main, ["sync"])
-    said = "sync: β=4 vae seed=1 16-8-2 ended without model.wa2mup_epochs; see `git diff dvc.lock`, which has it\n"
+    said = "sync: β=4 vae seed=1 16-8-2: the finished run lacked model.wa2mup_epochs, which dvc.lock has; `git diff"
     assert (done.exit_code, said in done.stderr) == (0, True), done.output
     assert CliRunner().invoke(main, ["sync"]).stderr == ""
