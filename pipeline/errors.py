@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -145,7 +146,7 @@ def _known(error: Exception) -> tuple[str, int] | None:
         case OSError(errno=int(), filename=name) if name:
             return f"{name}: {error.strerror}; move it out of the way or give another path", IntegrityError.exit_code
         case EOFError() | ValueError() | TypeError() if "marshal data" in text or "EOF read where" in text:
-            cure = f"run `find {sys.prefix} -name '*.pyc' -delete`, then run again"
+            cure = f"run `find {shlex.quote(sys.prefix)} -name '*.pyc' -delete`, then run again"
             return f"a compiled file of Python is damaged, as after a full disk ({text}); {cure}", IntegrityError.exit_code
     if _MEMORY_WORDS.search(says):
         return _out_of_memory(text)

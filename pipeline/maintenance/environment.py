@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -108,7 +109,7 @@ def versions() -> Iterator[Finding]:
         found = shutil.which(command)
         if found is None or Path(found).parent.resolve() != Path(sys.executable).parent.resolve():
             text = f"the command `{command}` is {found or 'missing'}; `dvc repro` needs that of {sys.prefix}"
-            yield Finding("warning", "versions", text, f"`source {Path(sys.prefix) / 'bin/activate'}`")
+            yield Finding("warning", "versions", text, f"`source {quote(f'{sys.prefix}/bin/activate')}`")
 
 
 def params() -> Iterator[Finding]:
@@ -130,10 +131,12 @@ def dvc() -> Iterator[Finding]:
     local = " (with .dvc/config.local)" if Path(".dvc/config.local").exists() else ""
     yield Finding("ok", "dvc", f"cache {found.objects.parents[1]}, {len(found.remotes)} remotes{local}")
     for name, remote in found.remotes.items():
-        url = remote["url"]
+        url, text = remote["url"], "you may not read it or may not write to it"
         if "://" not in url and not Path(url).is_dir():
             cure = f"mount it, or `dvc remote modify {name} url FOLDER`"
             yield Finding("warning", "dvc", f"remote {name}: there is no folder {url}", cure)
+        elif "://" not in url and not os.access(url, os.R_OK | os.W_OK | os.X_OK):
+            yield Finding("warning", "dvc", f"remote {name}: {text}", f"`ls -ld {quote(url)}` says who may")
         if not remote.get("verify"):
             text = f"remote {name}: what is pulled is not checked"
             yield Finding("warning", "dvc", text, f"`dvc remote modify {name} verify true`")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from pipeline.errors import PipelineError
 from pipeline.maintenance.findings import DOCTOR_FIX, Finding, Level, remove
@@ -16,7 +17,8 @@ from pipeline.storage import is_leftover
 from pipeline.tracking.dvc_repo import Config, config
 
 NEEDED_GB = 1.0  # both pipelines on MNIST leave 0.3 GB in outputs, DVC's cache, MLflow's artifacts and checkpoints
-_WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", ".dvc/tmp")
+_OF_DVC = (".dvc/tmp/site_cache", ".dvc/tmp")
+_WRITTEN = (".", "data", "models", "results", "metrics", "explorer", ".pipeline", "mlartifacts", *_OF_DVC)
 _CHECKPOINTS = Path(".pipeline/checkpoints")
 _OLD_DAYS = 7
 
@@ -24,14 +26,14 @@ _OLD_DAYS = 7
 def _config() -> Config | None:
     try:
         return config()
-    except PipelineError:  # another check tells
+    except (PipelineError, OSError):  # another check tells
         return None
 
 
 def _places() -> list[Path]:
     """Return the folders that are written to, DVC's cache and the temporary folder included, as far as they exist."""
     found = _config()
-    places = [*map(Path, _WRITTEN), Path(tempfile.gettempdir()), *([found.objects] if found else [])]
+    places = [*map(Path, _WRITTEN), Path(tempfile.gettempdir()), found.objects if found else Path(".dvc/cache")]
     return list(dict.fromkeys(next(there for there in (path, *path.parents) if os.path.lexists(there)) for path in places))
 
 
@@ -49,21 +51,22 @@ def access() -> Iterator[Finding]:
                 file.write(b"x")
                 file.flush()
         except OSError as error:
+            shown = quote(str(place))
             if not place.is_dir():
                 what = "a file" if place.is_file() else "a link to nothing"
-                yield Finding("problem", "access", f"{place} must be a folder, and is {what}", f"`mv {place} {place}.old`")
+                yield Finding("problem", "access", f"{place} must be a folder, and is {what}", f"`mv {shown} {shown}.old`")
                 continue
             about = place.stat()
             is_known = (about.st_dev, error.errno) in refused
             refused.add((about.st_dev, error.errno))
             if isinstance(error, PermissionError) and about.st_uid != os.geteuid():
-                cure = f'`sudo chown -R "$USER" {place}`'
+                cure = f'`sudo chown -R "$USER" {shown}`'
                 yield Finding("problem", "access", f"{place} belongs to user {about.st_uid}", cure)
             elif isinstance(error, PermissionError) and not about.st_mode & stat.S_IWUSR:
                 fix = partial(_chmod, place, about.st_mode | stat.S_IRWXU)
-                yield Finding("problem", "access", f"{place} cannot be written", f"`chmod u+rwx {place}`", fix)
+                yield Finding("problem", "access", f"{place} cannot be written", f"`chmod u+rwx {shown}`", fix)
             elif not is_known:  # full, read-only and so on, for all of a disk
-                yield Finding("problem", "access", f"{place.absolute()}: {error.strerror}", f"`df -h {place}` shows its disk")
+                yield Finding("problem", "access", f"{place.absolute()}: {error.strerror}", f"`df -h {shown}` shows its disk")
 
 
 def space() -> Iterator[Finding]:

@@ -1,15 +1,17 @@
 """DVC's files in the workspace and in the commits of experiments. Only this module imports dvc, and only ``dvc.api``."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 
 import click
 from dvc.api import DVCFileSystem
 
-from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, describe, reason
+from pipeline.errors import NO_SPACE, IntegrityError, ParamsError, PipelineError, SpaceError, describe, reason
 from pipeline.storage import write
 from pipeline.tracking.dvc_lock import LOCKS, Stage, check_file, damaged, digest, folder_md5, has_md5, parse
 from pipeline.tracking.origin import commit_of, git
@@ -112,13 +114,20 @@ class Source:
 
 
 def _workspace() -> DVCFileSystem:
-    """Return DVC's view of the workspace. Raises IntegrityError for a wrong configuration, ParamsError for no repository."""
+    """Return DVC's view of the workspace.
+
+    Raises IntegrityError for a wrong configuration, ParamsError for no repository, SpaceError or OSError where it cannot be used.
+    """
     try:
         files = DVCFileSystem()
         is_repository = files.repo.dvc_dir or Path(files.repo.root_dir, LOCKS[0]).exists()
     except Exception as error:  # whatever DVC raises: its exceptions are not in its API
         if (known := describe(error)) and known[1] == NO_SPACE:
-            raise
+            if getattr(error, "filename", None):
+                raise
+            folder = os.environ.get("DVC_SITE_CACHE_DIR") or ".dvc/tmp"  # of its databases, which sqlite's errors do not name
+            cure = f"make room, or `chmod -R u+rwX {quote(folder)}` if it is yours, then run again"
+            raise SpaceError(f"DVC cannot use {folder} ({reason(error)}); {cure}") from None
         message = f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
         raise IntegrityError(message) from None
     if not is_repository:

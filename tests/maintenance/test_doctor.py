@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import namedtuple
@@ -19,6 +20,7 @@ from pipeline.cli import main
 from pipeline.maintenance import environment, locks, places
 from pipeline.maintenance.doctor import CHECKS
 from pipeline.maintenance.findings import Finding
+from pipeline.tracking import dvc_repo
 from pipeline.tracking.dvc_repo import config
 from tests.conftest import ROOT
 from tests.maintenance.conftest import git
@@ -177,7 +179,8 @@ def test_databases_of_dvc_that_everybody_may_replace(whole: Path, monkeypatch: p
     subprocess.run(found.cure.strip("`"), shell=True, check=True)  # noqa: S602
     assert config().site_cache == f"{whole}/.cache/dvc_site"
     assert (whole / ".cache/dvc_site").stat().st_mode & 0o777 == 0o700
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / ".dvc/tmp/site_cache"))  # as `latent` does
+    (whole / ".dvc/tmp/site_cache").mkdir(mode=0o700)  # as `latent` does
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / ".dvc/tmp/site_cache"))
     assert places._site_cache() == whole / ".cache/dvc_site"
     assert levels(places.permissions) == {"ok"}
 
@@ -271,6 +274,29 @@ def test_remotes_that_are_not_there_or_not_checked() -> None:
     assert any("`dvc remote modify disk verify true`" in line for line in said)
     assert not any(" net: " in line for line in said)
     assert "secret" not in doctor().stdout
+
+
+def test_a_remote_that_this_user_may_not_use(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole / "a remote").mkdir()
+    (whole / ".dvc/config.local").write_text("['remote \"disk\"']\n    url = ../a remote\n    verify = true\n")
+    assert levels(environment.dvc) == {"ok"}
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for a user who is not root
+    (found,) = [finding for finding in environment.dvc() if finding.level == "warning"]
+    assert "you may not read it" in found.text
+    assert subprocess.run(found.cure.split("`")[1], shell=True).returncode == 0  # noqa: S602
+
+
+def test_databases_of_dvc_that_cannot_be_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:  # as for a user who is not root
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(dvc_repo, "DVCFileSystem", refuse)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / "of all"))
+    found = doctor()
+    assert [line for line in found.stdout.splitlines() if line.startswith("problem")] == [
+        f"problem  dvc: DVC cannot use {whole}/of all (attempt to write a readonly database); "
+        f"make room, or `chmod -R u+rwX '{whole}/of all'` if it is yours, then run again"
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\0", '{"write": {"a": {"cmd": "dvc"}}}'])
