@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from string import Template
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
@@ -150,7 +150,7 @@ def answers(path: str) -> Callable[[], bool]:
     """Return a function that asks whether a server answers with success."""
 
     def ask() -> bool:
-        with suppress(OSError), urlopen(path, timeout=5):  # noqa: S310 (an address of this module)
+        with suppress(OSError), build_opener(ProxyHandler({})).open(path, timeout=5):  # a proxy has another loopback
             return True
         return False
 

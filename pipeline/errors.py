@@ -107,8 +107,13 @@ def redact(text: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement."""
+    """Return the message of an exception as one line, without credentials: its cause if it names one, and no SQL statement.
+
+    >>> reason(OSError("Max retries exceeded (Caused by ResponseError('too many 503 error responses'))"))
+    "ResponseError('too many 503 error responses')"
+    """
     message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
+    message = message.removesuffix(")" * (message.count(")") - message.count("(")))  # those around the cause
     return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 
