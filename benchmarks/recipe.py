@@ -55,7 +55,7 @@ NETS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp, d = 20": {"vae": {"latent_dim": 20, "input_dropout": 0.0}},
     "conv, d = 2": {"vae": CONV},
     "conv, d = 50": {"vae": CONV_50},
-    "conv, d = 50, binarized": {"train": {"binarize": True}, "vae": CONV_50},
+    "conv, d = 50, binarized": {"train": {"binarize": True, "patience": 0}, "vae": CONV_50},
 }
 
 
