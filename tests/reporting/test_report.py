@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from pipeline.reporting import report
+from pipeline.reporting.gate import Rule, change_table, changes
 from pipeline.reporting.report import claim_changes, curve, details, left_out, param_changes, pictures
-from pipeline.reporting.revision import Markdown, table
+from pipeline.reporting.revision import Markdown, metrics, table
 from pipeline.storage import md5
 from tests.reporting.revisions import commit, invoke, write, write_metrics, write_picture
 
+RULE = Rule(better="higher", tolerance=0.5)
 DISTANCE = "sample_quality/prior/frechet_distance"
 
 
@@ -250,3 +252,29 @@ def test_pictures_have_names_fit_for_links_and_what_is_the_same_is_left_out(
     ]
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert written == {"dvc.yaml_a_b.png": "drawn", "old_gone.png": "a", f"new_{cut}": "b", f"old_{cut}": "c"}
+
+
+def test_the_whole_comment(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "params", lambda against: {})
+    monkeypatch.setattr(report, "plots", lambda against, folder: {})
+    write("metrics/vae.json", {"test/elbo": -140.25, "test/elbo_se": 0.4, "test/kl": 6.5, "holes/note": "no hull"})
+    parts = [
+        "### Compared with team/base",
+        "**No metric got worse than allowed.** Rules: gate.yaml at team/base.",
+        "No param changed.",
+        change_table(changes(["vae/test/elbo"], {"vae/test/elbo": RULE}, metrics("team/base"), "team/base"), "team/base"),
+        "SE: the standard error of the change over the test images. The tolerances also allow for another seed or CPU."
+        " 1 headline numbers did not change.",
+        "No verdict of a claim changed.",
+        "**Left out** of vae/holes: no hull.",
+        "<!-- pictures -->",
+        *details(metrics("team/base"), "team/base"),
+    ]
+    comment = "\n\n".join(parts)
+    report.write_report("team/base", Path("out"), None)
+    assert Path("out/comment.md").read_text() == f"{comment}\n"
+    assert Path("out/report.md").read_text() == f"{comment}\n\n## Pictures\n\nNo plot or figure changed.\n"
+    for most, last in ((len(comment) + 1, parts[-1]), (len(comment), report.TOO_MANY)):
+        monkeypatch.setattr(report, "COMMENT_LENGTH", most)
+        report.write_report("team/base", Path("out"), None)
+        assert Path("out/comment.md").read_text().endswith(f"<!-- pictures -->\n\n{last}\n")
