@@ -43,7 +43,7 @@ def names(*arguments: Any) -> list[str]:
 
 
 def test_runs_are_filtered_by_data_set_model_and_tag() -> None:
-    runs = [found("a", 1, sweep="true"), found("b", 2, "ae"), found("c", 3)]
+    runs = [found("no model", 4, others={"model.name": None}), found("a", 1, sweep="true"), found("b", 2, "ae"), found("c", 3)]  # type: ignore[dict-item]
     assert names(runs, None, None, {}) == ["b", "a", "c"]
     assert names(runs, None, "ae", {}) == ["b"]
     assert names(runs, None, None, {"sweep": "true"}) == ["a"]
@@ -52,15 +52,32 @@ def test_runs_are_filtered_by_data_set_model_and_tag() -> None:
 
 
 def test_of_runs_with_the_same_weights_the_newest_counts() -> None:
-    assert names([found("newer", 1), found("older", 1)], None, None, {}) == ["newer"]
+    assert names([found("newer", 1), found("older", 1), found("other", 2)], None, None, {}) == ["newer", "other"]
+    unknown = [found("a", 1), found("b", 2)]
+    for record, _ in unknown:
+        del record.tags["model.md5"]
+    assert names(unknown, None, None, {}) == ["a", "b"]
 
 
 def test_runs_of_one_name_get_their_id() -> None:
-    assert names([found("a", 1), found("a", 2)], None, None, {}) == ["a 0001", "a 0002"]
+    assert names([found("a", 12345), found("a", 23456), found("b", 3)], None, None, {}) == ["b", "a 1234", "a 2345"]
+
+
+def test_runs_are_in_the_order_of_roles_models_and_params() -> None:
+    roles = ["main", "comparison", "depth-matched", "seed", "sweep", None]
+    keys = [(role, "vae", "1", "2") for role in roles]
+    keys[1:1] = [("main", "vae", "4", "1"), ("main", "vae", "4", "2"), ("main", "vae", "10", "1")]
+    runs = []
+    for number, (role, model, beta, seed) in enumerate([("main", "ae", "1", "9"), *keys]):
+        others = {"model.latent_dim": "2", "beta": beta, "seed": seed, "beta2": str(number)}
+        runs.append(found(str(number), number, model, None, others, **({"role": role} if role else {})))
+    deep = found("deep", 99, "vae", None, {"model.latent_dim": "10", "beta": "0"}, role="main")
+    assert names([deep, *runs[::-1]], None, None, {}) == ["0", "1", "2", "3", "4", "deep", "5", "6", "7", "8", "9"]
 
 
 def test_each_row_keeps_its_run() -> None:
     compared = select([found("c", 3), found("a", 1), found("b", 2, "ae")], None, None, {})
+    assert (compared.dataset, compared.metric) == ("blobs", "test/elbo")
     assert [run.name for run in compared.runs] == compared.table["name"].tolist() == ["b", "a", "c"]  # type: ignore[attr-defined]
 
 
@@ -91,6 +108,12 @@ def test_several_versions_of_a_data_set_are_refused_unless_one_or_all_are_wanted
     assert every.loc[["new", "old"], "data"].tolist() == ["abc1234", "def1234"]
     with pytest.raises(ParamsError, match=r"no run is of version 'f' of blobs; there are abc1234 \(2 runs\), def1234"):
         select(VERSIONS[:3], None, None, {}, "f")
+    with pytest.raises(ParamsError, match=r"^no run is of version '' of blobs; there are none$"):
+        select(VERSIONS[3:], None, None, {}, "")
+    assert names(VERSIONS[2:], None, None, {}) == ["old", "before"]
+    record, _ = run = found("a", 1)
+    del record.tags["dataset"]
+    assert select([run], None, None, {}).dataset == "unknown"
 
 
 def test_runs_on_several_versions_are_no_series() -> None:
@@ -127,6 +150,17 @@ def test_runs_that_differ_by_their_seed_alone_are_one_setting_named_by_what_tell
     }
 
 
+def test_a_setting_is_named_by_at_most_three_params_in_order_and_a_number_where_these_are_the_same() -> None:
+    params = {"train.e": "1", "train.a": "1", "model.c": "1", "b": "1", "train.same": "1"}
+    runs = [*seeds("1", [-1.0], 0, **params), *seeds("1", [-1.0, -1.0], 10, **params | {"train.e": "2"})]
+    runs += seeds("1", [-1.0], 20, **params | {"train.e": "2", "train.a": "2", "model.c": "2", "b": "2"})
+    runs[2][0].params.update({"train.device": "cuda", "train.threads": "8"})
+    table = select(runs, None, None, {}).table
+    names = ["b=1 c=1 a=1", "b=1 c=1 a=1 (2)", "b=1 c=1 a=1 (2)", "b=2 c=2 a=2"]
+    assert table.sort_values("run_id")["setting"].tolist() == [f"vae d=2 β=1 {name}" for name in names]
+    assert table.sort_values("run_id")["series"].tolist() == [f"vae d=2 {name}" for name in names]
+
+
 def test_a_param_that_older_runs_lack_makes_no_other_setting() -> None:
     newer = seeds("1", [-20.0], 30, **{"train.binarize": "False"})
     table = select([*SEEDS, *newer], None, None, {}).table
@@ -151,11 +185,19 @@ def test_top_keeps_the_settings_that_are_best_in_the_mean_over_their_seeds(
     assert compared.best == ["vae d=2 β=4", "vae d=2 β=1", "vae d=2 β=2"][:top]
 
 
+def test_settings_of_one_score_stay_in_order_and_those_without_one_are_last() -> None:
+    runs = [found(str(n), n, metrics={"test_elbo": -9.0 - n % 2} if n % 3 else {}) for n in range(90)]
+    best = select(runs, None, None, {}).best
+    assert best == [f"vae d={n} β=1" for n in sorted(range(90), key=lambda n: (n % 3 == 0, n % 2 * (n % 3 != 0)))]
+
+
 def test_a_metric_that_no_run_has_is_refused() -> None:
     with pytest.raises(
         ParamsError, match="no run has the metric val/loss; --metric names one that they have: test_elbo, test_kl"
     ):
         select(SEEDS, None, None, {}, metric="val/loss")
+    with pytest.raises(ParamsError, match=r"^no run has the metric test/elbo; --metric names one that they have: none$"):
+        select([found("a", 1)], None, None, {}, top=1)
 
 
 def test_a_long_table_is_cut_to_the_best_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +206,9 @@ def test_a_long_table_is_cut_to_the_best_and_says_so(monkeypatch: pytest.MonkeyP
     assert len(compared.table) == 5
     assert compared.listed()["name"].tolist() == ["1 0", "4 0", "4 1"]
     assert render(compared).row_count == 3
+    cut = select(SEEDS, None, None, {}, metric="test_kl")
+    assert str(render(cut).caption) == "3 of 5 runs, of the best settings by test_kl; runs.csv has all"
+    assert render(select(SEEDS[:3], None, None, {})).caption is None
     assert str(render(compared).caption) == "3 of 5 runs, of the best settings by test/elbo; runs.csv has all"
 
 
@@ -177,6 +222,36 @@ def test_the_table_has_numbers_and_the_text_two_decimals() -> None:
         ["a", "vae", "1", "2", "1", "132.21", "6.50", "-138.70"],
     ]
     assert render(compared).row_count == 2
+
+
+TABLE = """\
+                                 Runs on blobs, nats per test image
+                                                                                          experime
+  name    role    model   beta   latent_dim   seed     recon     kl      elbo      data   nt
+ ──────────────────────────────────────────────────────────────────────────────────────────────────
+  main    main    ae                     10      1   1234.50                    def1234
+  sweep   sweep   vae        1            2      1    132.21   6.50   -138.70   abc1234   many-wor
+                                                                                          ds-of-a-
+                                                                                          long-exp
+                                                                                          eriment
+  older           vae     0.25            3     12                      -9.12"""
+
+
+def test_the_table_on_a_terminal() -> None:
+    experiment = {"data.md5": "abc123456", "dvc.exp.name": "many-words-of-a-long-experiment"}
+    scores = {"test_recon": 132.2071, "test_kl": 6.5, "test_elbo": -138.7}
+    runs = [
+        found("sweep", 2, metrics=scores, role="sweep", **experiment),
+        found("older", 3, metrics={"test_elbo": -9.12}, others={"beta": "0.25", "seed": "12"}),
+        found("main", 10, "ae", {"test_recon": 1234.5}, role="main", **{"data.md5": "def123456"}),
+    ]
+    console = Console(width=100, record=True)
+    console.print(render(select(runs, None, None, {}, "all")))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert list(filter(None, lines)) == TABLE.splitlines()
+    console = Console(width=60, record=True)
+    console.print(render(select(runs, None, None, {}, "all")))
+    assert "latent…" in console.export_text()  # what is cut ends so
 
 
 def test_a_long_experiment_is_broken_and_not_cut_on_a_narrow_terminal() -> None:

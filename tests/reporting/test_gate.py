@@ -3,15 +3,18 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.errors import ParamsError
 from pipeline.params import load_yaml
-from pipeline.reporting.gate import Change, Gate, Rule, change_table, changes, check, decision, same_classifier
+from pipeline.reporting import gate
+from pipeline.reporting.gate import Change, Gate, Rule, change_table, changes, check, decision, difference_error, same_classifier
 from pipeline.reporting.revision import ComparisonError
 from pipeline.stats import standard_error
 from pipeline.storage import flatten
@@ -42,6 +45,8 @@ def decide(sides: dict[str, tuple[Any, Any]], **rule: Any) -> Change:
         (1, 1, {"tolerance": 0.0}, "same"),
         (1.0, 9.0, {"better": "lower"}, "worse"),
         (9.0, 1.0, {"better": "lower"}, "better"),
+        (100.0, 100.0 + 0.9e-7, {"better": "lower", "tolerance": 0.0}, "same"),  # rounding, relative to the value
+        (100.0, 100.0 + 1.1e-7, {"better": "lower", "tolerance": 0.0}, "worse"),
     ],
 )
 def test_a_change_is_named_beyond_the_tolerance(old: float, new: float, rule: dict[str, Any], verdict: str) -> None:
@@ -76,18 +81,60 @@ def test_an_optional_metric_may_be_absent_but_not_broken() -> None:
         check(gate, {"vae/test/elbo": (1.0, math.nan)}, "main")
 
 
+def test_all_metrics_that_are_no_number_are_named() -> None:
+    rule = Rule(better="lower", tolerance=0)
+    gate = Gate(same=[], metrics={"a/b": rule, "a/c": rule.model_copy(update={"optional": True}), "a/d": rule, "a/e": rule})
+    said = "a/b is None at v1, None here; a/d is 1 at v1, x here: a metric of the gate must be a number, or absent and optional"
+    with pytest.raises(ComparisonError, match=f"^{said}$"):
+        check(gate, {"a/d": (1, "x"), "a/e": (sys.float_info.max, -1)}, "v1")
+    with pytest.raises(
+        ComparisonError, match=r"^a/b must be the same on both sides: None at v1, None here; nothing is compared$"
+    ):
+        check(Gate(same=["a/b"], metrics=gate.metrics), {}, "v1")
+
+
+def test_values_of_images_are_paired_only_where_they_average_to_the_metric() -> None:
+    old = pd.DataFrame({"kl": [1.0, 2.0, 6.0], "name": ["a", "b", "c"], "gone": [1.0, 2.0, 3.0]})
+    new = pd.DataFrame({"kl": [2.0, 4.0, 6.0], "name": ["a", "b", "c"]})
+    sides = {"vae/test/kl": (3.0, 4.0), "vae/test/kl_se": (0.6, 0.8), "vae/test/gone": (2.0, 2.0), "vae/test/name": (1.0, 1.0)}
+    assert difference_error("vae/test/kl", sides, (old, new)) == (pytest.approx(1 / math.sqrt(3)), "paired")
+    assert difference_error("vae/test/kl", sides, None) == (pytest.approx(1.0), "unpaired")
+    for name in ("gone", "name"):
+        assert difference_error(f"vae/test/{name}", sides, (old, new)) == (0.0, "none")
+    for factor, interval in ((1 + 9e-6, "paired"), (1 + 12e-6, "unpaired")):  # six significant digits
+        assert difference_error("vae/test/kl", sides | {"vae/test/kl": (3.0, 4.0 * factor)}, (old, new))[1] == interval
+        assert difference_error("vae/test/kl", sides | {"vae/test/kl": (3.0 / factor, 4.0)}, (old, new))[1] == interval
+
+
+def test_values_of_images_are_read_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, str]] = []
+    monkeypatch.setattr(gate, "per_image", lambda *asked: read.append(asked))
+    sides = {
+        "vae/test/elbo": (1.0, 2),
+        "vae/a": (1, 1),
+        "vae/text": (1, "x"),
+        "vae/new": (None, 1),
+        "ae/a": (1, 2),
+        "b/c": (None, 1),
+    }
+    assert [change.metric for change in changes([*sides, "no/no"], {}, sides, "v1")] == ["vae/test/elbo", "vae/a", "ae/a"]
+    assert read == [("vae", "v1"), ("ae", "v1")]
+
+
 def test_the_table_has_the_changes_and_a_sentence_names_what_got_worse() -> None:
     lower = Rule(better="lower", tolerance=0.5)
     found = [Change("a/b", 1.0, 3.0, 0.1, "paired", lower), Change("a/c", 1.0, 0.9, 0.1, "unpaired", lower)]
     found += [Change("a/d", 2.0, 2.0, 0.1, "paired"), Change("a/e", 3.0, 9.0, 0.0, "none", lower, comparable=False)]
-    rows = [[cell.strip(" ") for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()[2:]]
-    assert rows == [
+    rows = [[cell.strip(" ") for cell in line.split("|")[1:-1]] for line in change_table(found, "v1").splitlines()]
+    assert rows[:1] + rows[2:] == [
+        ["metric", "v1", "here", "change", "in SE", "allowed", "verdict"],
         ["a/b", "1", "3", "▲\u00a0+2", "20.0\u00a0SE", "0.7", "**worse**"],
         ["a/c", "1", "0.9", "▼\u00a0-0.1", "≥1.0\u00a0SE", "0.5", "same"],
         ["a/d", "2", "2", "=", "-", "-", ""],
         ["a/e", "3", "9", "-", "-", "0.5", "another classifier"],
     ]
     assert decision(found) == "Worse than allowed: a/b. What another classifier measured is not compared."
+    assert decision([found[0]] * 2) == "Worse than allowed: a/b, a/b."
     assert decision(found[1:3]) == "No metric got worse than allowed."
 
 

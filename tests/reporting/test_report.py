@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from pipeline.reporting.report import left_out
+from pipeline.reporting import report
+from pipeline.reporting.gate import Rule, change_table, changes
+from pipeline.reporting.report import claim_changes, curve, details, left_out, param_changes, pictures
+from pipeline.reporting.revision import Markdown, metrics, table
 from pipeline.storage import md5
 from tests.reporting.revisions import commit, invoke, write, write_metrics, write_picture
 
+RULE = Rule(better="higher", tolerance=0.5)
 DISTANCE = "sample_quality/prior/frechet_distance"
 
 
@@ -127,3 +132,149 @@ def test_a_comment_leaves_out_whole_blocks_that_are_too_long(repository: Path) -
     assert re.findall("<summary>([^<]*)</summary>", comment) == ["ae: 9 numbers changed", "other files: 1 numbers changed"]
     assert comment.count("<details>") == comment.count("</details>") == 2
     assert comment.count("More numbers changed than fit into a comment.") == 1
+
+
+@pytest.mark.parametrize(("number", "more"), [(20, ""), (22, "; and 2 more")])
+def test_at_most_twenty_params_are_named(monkeypatch: pytest.MonkeyPatch, number: int, more: str) -> None:
+    monkeypatch.setattr(report, "params", lambda against: {f"{against}.{n:02}": (n, None) for n in range(number)})
+    assert param_changes("v1") == "**Params**: " + "; ".join(f"v1.{n:02} {n} → -" for n in range(20)) + more
+
+
+@pytest.mark.usefixtures("workspace")
+def test_at_most_twenty_claims_are_listed_with_the_statement_of_either_side() -> None:
+    sides: dict[str, Any] = {f"claims/claims/c{n:02}/verdict": ("fails", "holds") for n in range(21)}
+    sides |= {"claims/claims/c00/claim": ("Old", "New"), "claims/claims/c01/claim": ("Old", None), "vae/verdict": (1, 2)}
+    sides |= {"claims/claims/same/verdict": ("fails", "fails"), "claims/claims/c02/estimate": (1, 2)}
+    assert claim_changes(sides, "v1").splitlines() == [
+        "| claim | statement | v1    | here  |",
+        "| ----- | --------- | ----- | ----- |",
+        "| c00   | New       | fails | holds |",
+        "| c01   | Old       | fails | holds |",
+        *(f"| c{n:02}   | -         | fails | holds |" for n in range(2, 20)),
+    ]
+
+
+def test_all_numbers_that_differ_are_told_by_file_and_family() -> None:
+    sides = {
+        "zoo/a/b": (1, 2.5),
+        "data/train/size": (7, None),
+        "vae/test/elbo": (-140.0, -141.0),
+        "vae/test/kl": (6.5, 6.5),
+        "vae/test/name": ("a", "b"),
+        "vae/holes/hull/coverage": (0.1, 0.2),
+        "vae/time": (None, 3),
+        "vae/test/recon": (1.0, 2.0),
+        "vae/classifier/md5": ("aa", "bb"),
+    } | {f"{file}/n": (1, 2) for file in ("claims", "claims_summary", "summary")}
+    vae, data, other = details(sides, "v1")
+    assert vae.splitlines() == [
+        "<details><summary>vae: 3 numbers changed</summary>",
+        "",
+        "1 numbers that another classifier measured are not compared.",
+        "",
+        "**test**",
+        "",
+        "| metric     | v1   | here | change |",
+        "| ---------- | ---- | ---- | ------ |",
+        "| test/elbo  | -140 | -141 | -1     |",
+        "| test/recon | 1    | 2    | 1      |",
+        "",
+        "**time**",
+        "",
+        "| metric | v1 | here | change |",
+        "| ------ | -- | ---- | ------ |",
+        "| time   | -  | 3    | -      |",
+        "",
+        "</details>",
+    ]
+    assert "data: 1 numbers changed" in data
+    assert "| train/size | 7  | -    | -      |" in data
+    assert "other files: 1 numbers changed" in other
+    assert "**a**\n" in other
+    assert "| zoo/a/b | 1  | 2.5  | 1.5    |" in other
+
+
+def points(*revisions: str, y: float = 1.0) -> dict[str, Any]:
+    return {"data": {"values": [{"rev": rev, "x": 1, "y": y * number} for number, rev in enumerate(revisions)]}}
+
+
+def test_a_plot_is_drawn_unless_both_sides_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    monkeypatch.setattr(report.vl_convert, "vegalite_to_png", lambda *args, **options: asked.append((args, options)) or b"png")
+    assert curve(points("v1", "workspace", y=0)) is None
+    drawn = [points("v1", "workspace"), points("workspace"), points("v1", "v2", "workspace", y=0)]
+    assert [curve(content) for content in drawn] == [b"png"] * 3
+    assert asked == [((content,), {"scale": 2, "allowed_base_urls": []}) for content in drawn]  # without network
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("x" * 300)
+
+    monkeypatch.setattr(report.vl_convert, "vegalite_to_png", refuse)
+    assert curve(drawn[0]) is None
+    assert capsys.readouterr() == ("", f"note: a plot cannot be drawn ({'x' * 200})\n")
+
+
+def test_pictures_have_names_fit_for_links_and_what_is_the_same_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def image(side: str, content: str) -> dict[str, Any]:
+        path = tmp_path / f"{side} {content}.png"
+        path.write_text(content)
+        return {"type": "image", "revisions": [side], "url": str(path)}
+
+    plot = {"type": "vega", "content": points("v1", "workspace")}
+    same = {"type": "vega", "content": points("v1", "workspace", y=0)}
+    long = "é/" * 60
+    found = {
+        "dvc.yaml::a b": [same, plot],
+        "metrics/h.csv": [plot],
+        "metrics/h.json": [plot],
+        "metrics/h.tsv": [plot],
+        "same.png": [image("v1", "a"), image("workspace", "a")],
+        "gone.png": [image("v1", "a")],
+        f"{long}.png": [image("workspace", "b"), image("v1", "c")],
+    }
+    monkeypatch.setattr(
+        report, "plots", lambda against, folder: found if (against, Path(folder).is_dir()) == ("v1", True) else {}
+    )
+    monkeypatch.setattr(report, "curve", lambda content: b"drawn" if content is plot["content"] else None)
+    cut = f"{long.replace('/', '_')}.png"[-100:]
+    gone, both = (
+        Markdown("![gone.png, old](old_gone.png)"),
+        [Markdown(f"![{cut}, {side}]({side}_{cut})") for side in ("old", "new")],
+    )
+    assert list(pictures("v1", tmp_path / "out")) == [
+        "### `dvc.yaml::a b`\n\n![dvc.yaml_a_b](dvc.yaml_a_b.png)",
+        f"### gone.png\n\n{table(('v1', 'here'), [(gone, None)])}",
+        f"### `{long}.png`\n\n{table(('v1', 'here'), [both])}",
+    ]
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert written == {"dvc.yaml_a_b.png": "drawn", "old_gone.png": "a", f"new_{cut}": "b", f"old_{cut}": "c"}
+
+
+def test_the_whole_comment(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "params", lambda against: {})
+    monkeypatch.setattr(report, "plots", lambda against, folder: {})
+    write("metrics/vae.json", {"test/elbo": -140.25, "test/elbo_se": 0.4, "test/kl": 6.5, "holes/note": "no hull"})
+    parts = [
+        "### Compared with team/base",
+        "**No metric got worse than allowed.** Rules: gate.yaml at team/base.",
+        "No param changed.",
+        change_table(changes(["vae/test/elbo"], {"vae/test/elbo": RULE}, metrics("team/base"), "team/base"), "team/base"),
+        "SE: the standard error of the change over the test images. The tolerances also allow for another seed or CPU."
+        " 1 headline numbers did not change.",
+        "No verdict of a claim changed.",
+        "**Left out** of vae/holes: no hull.",
+        "<!-- pictures -->",
+        *details(metrics("team/base"), "team/base"),
+    ]
+    comment = "\n\n".join(parts)
+    report.write_report("team/base", Path("out"), None)
+    assert Path("out/comment.md").read_text() == f"{comment}\n"
+    assert Path("out/report.md").read_text() == f"{comment}\n\n## Pictures\n\nNo plot or figure changed.\n"
+    for most, last in ((len(comment) + 1, parts[-1]), (len(comment), report.TOO_MANY)):
+        monkeypatch.setattr(report, "COMMENT_LENGTH", most)
+        report.write_report("team/base", Path("out"), None)
+        assert Path("out/comment.md").read_text().endswith(f"<!-- pictures -->\n\n{last}\n")

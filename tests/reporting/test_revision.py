@@ -1,9 +1,11 @@
 """Reading two revisions: metrics through git, the rest through dvc."""
 
 import errno
+import math
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,101 @@ def test_dvc_runs_without_the_variables_of_an_outer_dvc(monkeypatch: pytest.Monk
     names = {line.partition("=")[0] for line in revision.dvc().splitlines()}
     assert "PATH" in names
     assert [name for name in names if name.startswith(("DVC_", "MLFLOW_"))] == ["DVC_SITE_CACHE_DIR"]
+
+
+def test_the_dvc_beside_python_is_started_else_that_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("beside", "path"):
+        program = tmp_path / folder / "dvc"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho {folder} "$@"\necho hint >&2\n')
+        program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "beside/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert revision.dvc("params", "diff x") == "beside params diff x\n"
+    assert capfd.readouterr() == ("", "hint\n")
+    (tmp_path / "beside/dvc").rename(tmp_path / "beside/other")
+    assert revision.dvc() == "path\n"
+    monkeypatch.delenv("PATH")
+    with pytest.raises(ComparisonError, match=r"^no dvc in PATH; run `make env` and activate \.venv$"):
+        revision.dvc()
+    (tmp_path / "beside/other").rename(tmp_path / "beside/dvc")
+    assert revision.dvc() == "beside\n"
+
+
+def test_params_and_plots_are_what_dvc_prints_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, answers = [], ['{"params.yaml": {"b": {"old": 1, "new": 2}, "a": {"new": 3}}, "a.yaml": {"c": {"old": 4}}}']
+    answers += ['{"data": {"b": [1], "a": []}}', "{}"]
+    monkeypatch.setattr(revision, "dvc", lambda *arguments: calls.append(arguments) or answers.pop(0))
+    assert list(revision.params("v1").items()) == [("a", (None, 3)), ("b", (1, 2)), ("c", (4, None))]
+    assert list(revision.plots("v1", "folder").items()) == [("a", []), ("b", [1])]
+    assert revision.plots("v1", "folder") == {}
+    assert calls == [("params", "diff", "v1", "--json"), *[("plots", "diff", "v1", "--json", "--out", "folder")] * 2]
+
+
+def test_metrics_are_in_the_order_of_the_files_here(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("metrics/zz.json", "[1]")
+    write("metrics/note.txt", "no metrics")
+    write("metrics/sub/deep.json", {"a": 1})
+    commit("more")
+    Path("metrics/zz.json").unlink()
+    write("metrics/vae.json", {"test/kl": 6.5, "fresh": None, "test/elbo": -140.0})
+    write("metrics/ae.json", {"a": {"b": 1}})
+    assert list(revision.metrics("HEAD").items()) == [
+        ("ae/a/b", (None, 1)),
+        ("data/name", ("blobs", "blobs")),
+        ("data/train/sha256", ("aa", "aa")),
+        ("vae/test/kl", (6.5, 6.5)),
+        ("vae/fresh", (None, None)),
+        ("vae/test/elbo", (-140.0, -140.0)),
+        ("vae/test/elbo_se", (0.4, None)),
+        ("vae/test/gone", (1.5, None)),
+    ]
+    assert capsys.readouterr().err == "note: metrics/zz.json of HEAD is left out ('list' object has no attribute 'items')\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (-1234567.8, "-1.23457e+06"),
+        (True, "True"),
+        ("", ""),
+        (" a\tb\n\nc ", "a b c"),
+        ("a" * 200, "a" * 200),
+        ("a" * 201, f"`{'a' * 200} ...`"),
+        ("v1|x", r"v1\|x"),
+        ("a?|b\\|c", r"`a?\|b\|c`"),
+        ("a`b", "`` a`b ``"),
+        ("a``b`c", "``` a``b`c ```"),
+        ("abcdef", "abcdef"),
+        ("abcdef1", "`abcdef1`"),  # GitHub would take it for a commit
+    ],
+)
+def test_a_value_is_one_line_of_markdown(value: object, shown: str) -> None:
+    assert revision.markdown(value) == shown
+
+
+def test_a_sentence_keeps_its_marks_outside_of_code() -> None:
+    assert revision.prose("see  <b>, a.b: then\n@all.; end") == "see `<b>`, a.b: then `@all`.; end"
+    assert revision.prose("ab " * 999) == ("ab " * 999)[:1000]
+
+
+def test_what_counts_as_a_number() -> None:
+    largest = sys.float_info.max
+    assert [
+        value
+        for value in (0, -1.5, largest, -largest, int(largest), True, "1", None, math.inf, math.nan, 10**309)
+        if revision.is_number(value)
+    ] == [0, -1.5, largest, -largest, int(largest)]
+
+
+def test_values_without_labels_are_paired_by_their_number(repository: Path) -> None:
+    values = pd.DataFrame({"elbo": ELBO})
+    for rows, is_paired in ((400, True), (399, False)):
+        values[:rows].to_parquet("results/vae_images.parquet")
+        assert (revision.per_image("vae", "team/base") is not None) == is_paired
 
 
 def test_a_metric_without_change_is_on_both_sides(repository: Path) -> None:
