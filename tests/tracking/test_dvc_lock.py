@@ -51,7 +51,7 @@ def test_the_names_are_those_of_the_data_sets() -> None:
         ("schema: '1.0'", "not a lock file with the schema 2.0"),
         ("schema: '2.0'\nstages: []", "not a lock file with the schema 2.0"),
         ("a: [", "not valid YAML: expected the node content, but found '<stream end>'"),
-        ("[" * 3000, "not valid YAML: nested too deeply"),
+        ("[" * 1000, "not valid YAML: nested too deeply"),
         ("a\n=======\nb", "a merge left its marks in it"),
         (">>>>>>> other", "a merge left its marks in it"),
         ("schema: '2.0'\nstages: {a: 1}", "the entry a is not that of a stage"),
