@@ -83,6 +83,8 @@ def test_a_commit_is_found_by_its_revision_or_by_the_name_of_one_experiment(comm
     assert [origin.commit_of(name) for name in ("HEAD", commit[:9], "four")] == [commit, commit, four]
     git("update-ref", f"refs/exps/{four[:2]}/{four[2:]}/four", four)
     assert origin.commit_of("four") == four, "twice the same"
+    with pytest.raises(ParamsError, match=r"^'fou\?' is neither"):
+        origin.commit_of("fou?")
     git("update-ref", f"refs/exps/{four[:2]}/{four[2:]}/four", commit)
     cure = "`git branch --all`, `git tag` and `dvc exp list --all` list what there is"
     for name in ("four", "none", "fou?", "f*", "[f]our", "", "--all"):
