@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -82,6 +83,108 @@ def test_a_card_says_what_decides_the_model_and_nothing_of_who_trained_it_where(
     assert "-S vae.epochs=4" in card
     assert "-S data.name=mnist" in card
     assert len(card) < 5000, "the longest description that MLflow keeps"
+
+
+CARD = """\
+# VAE of mnist
+
+A variational autoencoder: it encodes an image as a normal distribution of latent points, and decodes these.
+
+| | |
+|---|---|
+| run | `my run` |
+| net | `mlp`, hidden layers [16, 8], 2 latent dimensions |
+| likelihood of the pixels | bernoulli if gray, discretized_logistic if color |
+| weight of the KL term | 1.0 |
+| training images | 60,000 of shape [1, 28, 28] |
+| held out for validation | 0.2 of these |
+| data | mnist, version `11111111111111111111111111111111` |
+| licence of the data | CC BY-SA 3.0, Yann LeCun, Corinna Cortes and Christopher J.C. Burges |
+| weights | md5 `00000000000000000000000000000000` |
+
+## Numbers
+
+On all test images:
+
+| | | standard error |
+|---|---|---|
+| ELBO, nats per image | -35.1235 | 0.25 |
+| reconstruction term, nats per image | 30 | 0.12 |
+| KL term, nats per image | 5 |  |
+| bits per dimension | 0.5 |  |
+| log p(x), nats per image | -33 |  |
+| mean squared error of an intensity | 0.04 |  |
+| Fréchet distance of samples from the prior | 1.5 |  |
+| share of images whose nearest codes have their class | 0.75 |  |
+
+## Use
+
+In a copy of this project:
+
+    latent encode photos/ --out codes.parquet \\
+      --model models:/m-1
+
+Anywhere; this runs the code that was logged with the model:
+
+    import mlflow
+    model = mlflow.pyfunc.load_model("models:/m-1")
+    code = model.predict(images)["code"]
+
+Takes: Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused. Their shape is [1, 28, 28].
+
+Gives: a dict with `code` [N, 2] (of a VAE the posterior mean) and `reconstruction` [N, 1, 28, 28].
+
+## Limits
+
+- It was trained on mnist alone. It gives other images a code, too, but that says little about them.
+- With 2 latent dimensions, a reconstruction loses what differs between similar images.
+- It is made to study latent spaces, and not for decisions about people.
+
+## Train it again
+
+"""
+
+
+def test_a_card_is_this_text(params: Params) -> None:
+    numbers = METRICS | {"test/elbo": -35.123456, "test/bits_per_dim": 0.5, "log_likelihood/log_p": -33.0, "test/mse": 0.04}
+    numbers |= {"sample_quality/prior/frechet_distance": 1.5, "latent/knn_accuracy": 0.75}
+    vae = record(params, tags={"model.md5": "0" * 32}, **numbers)
+    card = model_card(replace(vae, params=vae.params | {"likelihood": "auto"}), "models:/m-1")
+    assert card.startswith(CARD)
+    assert card.removeprefix(CARD).startswith("    dvc exp run \\\n      -S beta=1.0 ")
+    ae = record(params, "ae", {"model.md5": "0" * 32, "evaluate.profile": "fast"}, **numbers)
+    changes = {
+        "VAE of": "AE of",
+        "A variational autoencoder: it encodes an image as a normal distribution of latent points, and decodes these.": (
+            "An autoencoder: it encodes an image as a latent point, and decodes latent points to images."
+        ),
+        "bernoulli if gray, discretized_logistic if color": "bernoulli",
+        "KL term | 1.0": "KL term | it has no KL term",
+        "On all": "On 2,000 or fewer",
+        "similar images.": ("similar images.\n- It has no prior: points from N(0, I) can lie far from the codes of all images."),
+    }
+    expected = CARD
+    for old, new in changes.items():
+        expected = expected.replace(old, new)
+    assert model_card(ae, "models:/m-1").startswith(expected)
+
+
+def test_a_card_of_a_run_without_any_content_says_so() -> None:
+    lines = model_card(Record("1", "run", "FINISHED", {}, {}, {}, False, "m-1", False), "models:/m-1").splitlines()
+    table = dict(line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and len(line) > 5)
+    assert table == {
+        "run": "`run`",
+        "net": "`?`, hidden layers ?, ? latent dimensions",
+        "likelihood of the pixels": "bernoulli",
+        "weight of the KL term": "it has no KL term",
+        "training images": "?",
+        "held out for validation": "? of these",
+        "data": "?, version `?`",
+        "licence of the data": "not known here",
+        "weights": "md5 `?`",
+    }
+    assert "Gives: a dict with `code` [N, ?] (of a VAE the posterior mean) and `reconstruction` [N, C, H, W]." in lines
+    assert "It was not yet evaluated on the test images." in lines
 
 
 def test_a_card_names_what_is_missing(params: Params) -> None:

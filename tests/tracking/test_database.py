@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.errors import PipelineError
+from pipeline.errors import BusyError, ParamsError, PipelineError
 from pipeline.models import ModelConfig
 from pipeline.models.weights import Trained, save_weights
 from pipeline.tracking import database, store
@@ -209,6 +209,82 @@ def test_a_repository_may_be_moved_or_copied(
     assert all(place.startswith(f"{there.as_uri()}/mlartifacts/") for place in places)
     other = MlflowClient(store.store_uri()).get_experiment_by_name("of another place")
     assert other.artifact_location == "file:///srv/elsewhere/9"
+
+
+@pytest.mark.parametrize(
+    ("uri", "file", "is_absent", "folder"),
+    [
+        ("sqlite:///{here}/mlflow.db", "{here}/mlflow.db", True, "{here}/mlartifacts"),
+        ("sqlite:///{here}/sub/mlflow.db", "{here}/sub/mlflow.db", True, "{here}/mlartifacts"),
+        ("sqlite:////srv/none/mlflow.db", "/srv/none/mlflow.db", True, "/srv/none/mlartifacts"),
+        ("sqlite://", None, False, None),
+        ("sqlite:///file:memory?mode=memory", None, False, None),
+        ("postgresql://host/mlflow", None, False, "{here}/mlartifacts"),
+        ("mysql+pymysql://host/mlflow", None, False, "{here}/mlartifacts"),
+        ("mssql+pyodbc://host/mlflow", None, False, "{here}/mlartifacts"),
+        ("oracle://host/mlflow", None, False, "{here}/mlartifacts"),
+        ("http://host:5000", None, False, None),
+        ("{here}", None, False, None),
+        ("{here}/none", None, True, None),
+        ("file://{here}/a%20b", None, True, None),
+        ("file://{here}", None, False, None),
+    ],
+)
+def test_an_address_says_where_the_database_and_its_artifacts_are(
+    uri: str, file: str | None, is_absent: bool, folder: str | None, workspace: Path
+) -> None:
+    def here(text: str | None) -> Path | None:
+        return Path(text.format(here=workspace)) if text else None
+
+    uri = uri.format(here=workspace)
+    assert (database.file_of(uri), database.is_absent(uri)) == (here(file), is_absent)
+    assert database.artifacts(uri, workspace) == here(folder)
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_wrong_address_is_named_with_one_that_is_right() -> None:
+    with pytest.raises(
+        ParamsError, match=r"^MLFLOW_TRACKING_URI: sqlite:nothing is not a URL; allowed is one like sqlite:///mlf"
+    ):
+        database.file_of("sqlite:nothing")
+
+
+def test_a_database_that_another_process_writes_is_busy(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_LOCKED", 0.01)
+    with closing(sqlite3.connect(store)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(BusyError) as caught:
+            database._is_whole(store)
+    assert str(caught.value) == f"{store} is locked by another process for 0 s; run again once that has ended"
+    assert database._is_whole(store)
+
+
+def test_what_sqlite_finds_wrong_is_one_line_and_empty_where_all_is_right(store: Path) -> None:
+    assert database.damage(store) == ""
+    content = store.read_bytes()
+    store.write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+    found = database.damage(store)
+    assert found not in ("", "ok")
+    assert "\n" not in found
+    store.write_text("text" * 2000)
+    assert database.damage(store) == "file is not a database"
+
+
+def test_a_lock_names_its_holder_and_who_does_not_wait_is_told(workspace: Path) -> None:
+    path, end = workspace / "new" / "folder" / "x.lock", "; run it again when that one has ended"
+    with database.locked(path):
+        assert path.read_text() == str(os.getpid())
+        with (
+            pytest.raises(BusyError, match=f"^another runs as process {os.getpid()}{end}$"),
+            database.locked(path, "another runs"),
+        ):
+            pass
+        path.write_text("")
+        with pytest.raises(BusyError, match=rf"^another runs as process \?{end}$"), database.locked(path, "another runs"):
+            pass
+    path.write_text("999999999 of a process that is gone")
+    with database.locked(path, "another runs"):
+        assert path.read_text() == str(os.getpid())
 
 
 @pytest.mark.usefixtures("quick")

@@ -12,6 +12,7 @@ from dvc.repo import Repo
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Params
 from pipeline.storage import md5
+from pipeline.tracking import dvc_repo
 from pipeline.tracking.dvc_lock import Stage, folder_md5, read
 from pipeline.tracking.dvc_repo import Config, Source, config, output_at, sources
 from pipeline.tracking.origin import commit_of
@@ -264,6 +265,61 @@ def test_changed_folder_in_git_is_that_of_the_last_commit(tmp_path: Path) -> Non
     copy = source.fetch(files, "metrics/figures/c.png")
     assert copy
     assert copy.read_text() == "metrics/figures/c.png"
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_changed_folder_in_git_is_that_of_the_last_commit_beside_those_that_dvc_keeps(tmp_path: Path) -> None:
+    write("metrics/figures/c.png", "other")
+    source, stage = workspace_source(tmp_path / "scratch")
+    made = {
+        path: md5(write(f"{tmp_path}/copy", path))
+        for path in ("results/folder/a", "results/folder/sub/b", "metrics/figures/c.png")
+    }
+    assert source.unfolded(stage).outs == stage.outs | made
+    del made["metrics/figures/c.png"]
+    assert Source(source.files, tmp_path / "alone").unfolded(stage).outs == stage.outs | made, "without a commit"
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_dvc_lacks_is_said_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError) as lacks:
+        output_at("HEAD", "results/none")
+    cure = "`dvc fetch -A` brings all outputs from a remote, if one is set"
+    assert str(lacks.value) == f"DVC has no results/none of HEAD here; {cure}"
+    shutil.rmtree(".dvc")
+    with pytest.raises(ParamsError) as bare:
+        config()
+    assert str(bare.value) == f"{tmp_path} has no folder .dvc; `git checkout HEAD -- .dvc` brings it back"
+    shutil.rmtree(".git")
+    Path("dvc.lock").unlink()
+    with pytest.raises(ParamsError) as none:
+        sources(tmp_path / "scratch")
+    assert str(none.value) == f"{tmp_path} is not in a DVC repository; run it in one"
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_file_that_cannot_be_read_is_none_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, stage = workspace_source(tmp_path / "scratch")
+    alone = Source(source.files, tmp_path / "alone")
+
+    def down(*_: object) -> None:
+        raise ConnectionError("no route to https://me:hunter2@host/x")
+
+    monkeypatch.setattr(type(source.files), "cat_file", down)
+    dvc_repo._note.cache_clear()  # of tests before
+    assert [alone.fetch(stage, path) for path in ("results/file", "results/file")] == [None, None]
+    assert capsys.readouterr().err == "note: DVC could not read a file (no route to https://host/x)\n"
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_time_of_the_workspace_is_that_of_its_newest_lock_file(tmp_path: Path) -> None:
+    write("claims/dvc.lock", "schema: '2.0'")
+    for times in ((5, 7.5), (7.5, 5)):
+        for path, time in zip(("dvc.lock", "claims/dvc.lock"), times, strict=True):
+            os.utime(path, (time, time))
+        assert sources(tmp_path / "scratch")[-1].time == 7500
 
 
 def test_folder_md5_is_that_of_dvc(repository: Repository, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run tells who trained it where, and with which commit."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,38 @@ def test_a_run_has_them_from_the_first_moment_on(commit: str, monkeypatch: pytes
     ((record, _),) = store.records()
     expected = {"mlflow.user": "ada", "mlflow.source.name": "train_seeds", COMMIT: commit, "role": "seed"}
     assert expected.items() <= record.tags.items()
+
+
+def test_a_run_tells_this_of_its_process(commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.setattr("sys.argv", ["/somewhere/train.py", "vae"])
+    expected = {"host": platform.node(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "train.py", "mlflow.user": "ada"}
+    assert origin_tags() == expected | {COMMIT: commit, DIRTY: "false"}
+    assert (COMMIT, origin.CODE) == ("mlflow.source.git.commit", ("pipeline", "stages"))
+
+
+def test_a_commit_is_found_by_its_revision_or_by_the_name_of_one_experiment(commit: str) -> None:
+    write("params.yaml", "beta: 4")
+    git("commit", "-qam", "four")
+    git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/four", four := git("rev-parse", "HEAD"))
+    git("reset", "-q", "--hard", commit)
+    assert [origin.commit_of(name) for name in ("HEAD", commit[:9], "four")] == [commit, commit, four]
+    git("update-ref", f"refs/exps/{four[:2]}/{four[2:]}/four", four)
+    assert origin.commit_of("four") == four, "twice the same"
+    with pytest.raises(ParamsError, match=r"^'fou\?' is neither"):
+        origin.commit_of("fou?")
+    git("update-ref", f"refs/exps/{four[:2]}/{four[2:]}/four", commit)
+    cure = "`git branch --all`, `git tag` and `dvc exp list --all` list what there is"
+    for name in ("four", "none", "fou?", "f*", "[f]our", "", "--all"):
+        with pytest.raises(ParamsError) as caught:
+            origin.commit_of(name)
+        assert str(caught.value) == f"{name!r} is neither a revision of this repository nor an experiment; {cure}"
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_git_says_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParamsError, match=r"^git rev-parse: fatal: not a git repository"):
+        origin.git("rev-parse", "HEAD")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ParamsError, match=r"^git is not installed$"):
+        origin.git("status")

@@ -1,10 +1,12 @@
 """What MLflow's pages show: short names, a description that fits its pane, few numbers, and views."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -13,7 +15,7 @@ from pipeline.storage import load_json
 from pipeline.tracking import events, store
 from pipeline.tracking.dvc_files import read_history
 from pipeline.tracking.logged_model import NOTE
-from pipeline.tracking.pages import VIEW, VIEWS, describe_run, label, links
+from pipeline.tracking.pages import VIEW, VIEWS, describe_experiment, describe_run, label, links
 from pipeline.tracking.record import Record
 from pipeline.tracking.values import HEADLINE
 from tests.conftest import ROOT
@@ -47,6 +49,27 @@ def test_the_command_of_a_description_is_short_lines_that_name_each_param() -> N
     values = dict(option.split("=", 1) for option in options if option != "-S")
     assert options.count("-S") == len(values) == len(settings("vae", params))  # the data set in place of the model's name
     assert (values["beta"], values["vae.hidden_dims"], values["data.name"]) == ("1.0", "[512,256]", "mnist")
+
+
+def test_the_description_of_an_autoencoder_is_this_text() -> None:
+    metrics = {"best_val_recon": 12.5, "best_epoch": 3.0, "epochs": 4.0, "test_recon": 13.0}
+    values = {"model.name": "ae", "model.latent_dim": "2", "model.hidden_dims": "[512, 256]", "seed": "1", "beta_of": "a b"}
+    tags = {"dataset": "my_photos", "evaluate.profile": "full"}
+    assert (
+        describe_run(Record("1", "run", "FINISHED", values, tags, metrics, False, None, False))
+        == """\
+Test images (full evaluation): **reconstruction 13.00** nats per image
+
+Validation, epoch 3 of 4: **reconstruction 12.50** nats per image
+
+AE of my_photos: 2 latent dimensions, hidden layers [512, 256], seed 1
+
+Train it again:
+
+    dvc exp run \\
+      -S beta_of=ab -S 'ae.hidden_dims=[512,256]' -S ae.latent_dim=2 \\
+      -S seed=1"""
+    )
 
 
 @pytest.mark.parametrize("names", [("test_recon", "test_kl"), ("test/recon", "test/kl")])
@@ -109,6 +132,64 @@ def test_a_new_experiment_has_a_description_and_views_of_what_runs_have() -> Non
             if chart["type"] == "LINE":
                 assert chart["metricKey"] in chart["selectedMetricKeys"]
                 assert set(chart["selectedMetricKeys"]) <= shown.keys()
+
+
+COLUMNS = {"tags.`role`": 115, "metrics.`test_elbo`": 90, "metrics.`test_recon`": 90, "metrics.`test_kl`": 75}
+COLUMNS |= {"metrics.`frechet_distance`": 125, "metrics.`knn_accuracy`": 105}
+CHART = {"metricSectionId": "first", "deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+LINE = CHART | {"type": "LINE", "xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "lineSmoothness": 0}
+LINE |= {"range": {}, "yAxisKey": "metric", "yAxisExpressions": [], "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
+IMAGE = CHART | {"type": "IMAGE", "step": 0, "showRunParams": False}
+
+
+def test_the_views_are_in_the_format_of_mlflow() -> None:
+    views = {key.removeprefix("mlflow.sharedViewState."): json.loads(value) for key, value in VIEWS.items()}
+    states = {key: json.loads(view.pop("state")) for key, view in views.items()}
+    assert views == {
+        key: {"name": name, "createdAt": -age, "updatedAt": -age}
+        for age, (key, name) in enumerate({"results": "Results", "curves": "Curves", "pictures": "Pictures"}.items())
+    }
+    charts = {key: state.pop("compareRunCharts", []) for key, state in states.items()}
+    ids = [chart.pop("uuid") for key in charts for chart in charts[key]]
+    assert len(set(ids)) == len(ids)
+    drawn = [["val/loss"], ["val/recon", "train/recon"], ["val/kl", "train/kl"]]
+    assert charts == {
+        "results": [],
+        "curves": [LINE | {"metricKey": keys[0], "selectedMetricKeys": keys} for keys in drawn],
+        "pictures": [IMAGE | {"imageKeys": [key]} for key in ("samples", "reconstructions")],
+    }
+    others = [("train", "train"), ("val", "val"), ("rest", "Model metrics")]
+    folded = [{"uuid": key, "name": name, "display": False, "isReordered": True} for key, name in others]
+    titles = {"curves": ("Curves, nats per image", 2), "pictures": ("Pictures by epoch", 1)}
+    first = {"uuid": "first", "display": True, "isReordered": True}
+    assert states == {
+        "results": {"selectedColumns": [*COLUMNS], "columnOrder": [*COLUMNS], "columnWidths": COLUMNS},
+        **{
+            key: {"compareRunSections": [first | {"name": name, "columns": columns}, *folded], "isAccordionReordered": True}
+            for key, (name, columns) in titles.items()
+        },
+    }
+
+
+def test_mlflow_knows_each_key_of_the_views() -> None:
+    scripts = (Path(mlflow.__file__).parent / "server/js/build/static/js").glob("*.js")
+    known = set(re.findall(r"\w{5,}", "".join(path.read_text() for path in scripts)))
+    keys = {"sharedViewState", "viewStateShareKey", "compareRunsMode", "selectedColumns", "columnOrder", "columnWidths"}
+    keys |= {"compareRunCharts", "compareRunSections", "isAccordionReordered", "display", "isReordered", "columns"}
+    assert keys | {key for key in LINE | IMAGE if len(key) > 4} <= known
+
+
+def test_the_links_of_an_experiment_lead_to_its_views() -> None:
+    page = "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey="
+    assert links("7") == {
+        "Results": f"{page}results",
+        "Curves": f"{page}curves&compareRunsMode=CHART",
+        "Pictures": f"{page}pictures&compareRunsMode=CHART",
+    }
+    shown = ", ".join(f"[{title}]({link})" for title, link in links("7").items())
+    assert describe_experiment("7").startswith(
+        f"{shown} of all runs. A run is one training of an autoencoder or a VAE.\n\n- `role`"
+    )
 
 
 @pytest.mark.usefixtures("store")

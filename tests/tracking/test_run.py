@@ -1,5 +1,8 @@
 """What a run holds, and what a store that is slow, hangs or is gone may cost: little."""
 
+import json
+import os
+import platform
 import re
 import socket
 import threading
@@ -18,13 +21,13 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import PipelineError
 from pipeline.params import Params
-from pipeline.storage import md5
+from pipeline.storage import md5, rounded
 from pipeline.tracking import events, store
 from pipeline.tracking import run as tracking_run
 from pipeline.tracking.record import Record
 from pipeline.tracking.run import Run
 from pipeline.tracking.values import tile
-from tests.tracking.fake_training import train
+from tests.tracking.fake_training import history, settings, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own use of SQLAlchemy
@@ -83,6 +86,91 @@ def test_training_is_one_run_with_params_metrics_data_and_model(
     assert "holes/note" not in record.metrics
     first = "Test images (fast evaluation): **ELBO -32.00** nats per image: reconstruction 30.00, KL 2.00\n"
     assert record.tags["mlflow.note.content"].startswith(first)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_holds_this_and_nothing_else(
+    params: Params, data_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.setenv("DVC_STAGE", "claims/dvc.yaml:train_comparison")
+    train("vae", params, data_file, workspace / "out", workspace / "out", "comparison")
+    weights, client = workspace / "out" / "vae.safetensors", MlflowClient(store.store_uri())
+    metrics = {"dataset": "blobs", "profile": "full", "test/recon": 30.0, "test/kl": 2.0, "test/gray_floor": 1.0}
+    found = store.find(md5(weights))
+    events.log_evaluation(found, metrics, [data_file])
+    events.log_figures(found, "figures", [workspace / "out" / "vae_history.csv"])
+    events.log_claims(found, {"a": {"verdict": "fails"}, "b": {"verdict": "holds"}, "c": {"verdict": "holds"}})
+    record, run = only()
+    held = client.get_run(record.id)
+
+    assert (record.name, record.status, record.is_deleted) == ("β=1 vae seed=1 16-8-2", "FINISHED", False)
+    assert held.info.end_time >= held.info.start_time
+    values = settings("vae", params).items()
+    assert record.params == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values}
+    tags = {key: value for key, value in record.tags.items() if key not in ("mlflow.note.content", "mlflow.source.git.dirty")}
+    assert tags == {
+        "dataset": "blobs",
+        "data.md5": md5(data_file),
+        "source.sha256": "0",
+        "device": "cpu",
+        "threads": "1",
+        "torch": "0",
+        "role": "comparison",
+        "dvc.stage": "train_comparison",
+        "model.md5": md5(weights),
+        "evaluate.profile": "full",
+        "claims": "2 holds, 1 fails",
+        "host": platform.node(),
+        "process": store.process(os.getpid()),
+        "mlflow.user": "ada",
+        "mlflow.runName": record.name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": "train_comparison",
+        "mlflow.loggedImages": "True",
+    }
+    curves = {
+        key: [(step, rounded(row[key]), 1000 * step) for step, row in enumerate(history("vae", params), 1)]
+        for key in ("train/loss", "val/loss", "val/recon", "val/kl")
+    }
+    curves["samples_per_second"] = [(step, 1000.0, 1000 * step) for step in (1, 2, 3, 4)]
+    last = history("vae", params)[-1]
+    numbers = {f"best_{key.replace('/', '_')}": last[key] for key in ("epoch", "val/loss", "val/recon", "val/kl")}
+    numbers |= {"epochs": 4.0, "test_recon": 30.0, "test_kl": 2.0}
+    points = {key: client.get_metric_history(record.id, key) for key in record.metrics}
+    begun = held.info.start_time
+    assert curves == {key: [(p.step, p.value, p.timestamp - begun) for p in points[key]] for key in curves}
+    once = {key: [(point.step, point.value) for point in points[key]] for key in points.keys() - curves}
+    assert once == {key: [(0, value)] for key, value in numbers.items()}
+    assert all(0 <= points[key][0].timestamp - begun < 600_000 for key in once)
+
+    made = [
+        "claims.json",
+        "dataset.safetensors",
+        "evaluation.json",
+        "figures/vae_history.csv",
+        "vae.safetensors",
+        "vae_history.csv",
+    ]
+    assert sorted(run.files()) == made
+    assert run.files() == {path: (run.fetch(path, Path()) or data_file).stat().st_size for path in made}
+    assert (run.fetch("evaluation.json", Path()) or data_file).read_text() == json.dumps(metrics, indent=2) + "\n"
+    (picture,) = [entry.path for entry in client.list_artifacts(record.id, "images") if entry.path.endswith(".png")]
+    assert "+step+4+" in picture
+
+    (data,) = held.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("blobs", md5(data_file))
+    assert json.loads(data.dataset.source) == {"uri": str(data_file)}
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+    model = client.get_logged_model(str(record.model_id))
+    assert (model.name, model.source_run_id, model.status, model.params) == ("vae", record.id, "READY", record.params)
+    assert model.tags["input"] == "Images [N, C, H, W], float32, each value an intensity in [0, 1]; other values are refused."
+    assert {metric.key: (metric.value, metric.timestamp) for metric in model.metrics or []} == {
+        key: (value, points[key][0].timestamp) for key, value in numbers.items() if not key.startswith("test")
+    }
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{record.model_id}"))
+    required = (folder / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in required] == ["mlflow", "numpy", "pydantic", "safetensors", "torch"]
 
 
 @pytest.mark.usefixtures("store")

@@ -1,6 +1,8 @@
 """Where the store is, and how runs are started, found and ended in it."""
 
+import errno
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -8,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from pipeline.errors import ParamsError, PipelineError
+from pipeline.errors import AccessError, IntegrityError, ParamsError, PipelineError
 from pipeline.tracking import store
 from pipeline.tracking.database import load_mlflow
+from pipeline.tracking.record import Record
 from pipeline.tracking.registry import fetch_weights
 from pipeline.tracking.run import EXPERIMENT, MODEL_MD5
 from tests.conftest import ROOT
@@ -242,3 +246,87 @@ def test_a_model_that_is_not_there_is_named_with_what_mlflow_says(tmp_path: Path
     said = str(caught.value).removeprefix("models:/nothing@champion: no such model in ")
     assert "nothing" in said, "MLflow's reason"
     assert said.endswith("`latent sync` registers the best model")
+
+
+def test_a_process_has_machine_number_and_start_and_one_that_is_gone_has_none() -> None:
+    host, number = platform.node(), os.getpid()
+    start = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]  # field 22, `starttime`
+    assert store.process(number) == f"{host} {number} {start}"
+    assert store.process_tag() == {"process": f"{host} {number} {start}"}
+    assert store.process(999_999_999) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "process", "expected"),
+    [
+        ("RUNNING", "{here}", True),
+        ("RUNNING", "", True),
+        ("RUNNING", "elsewhere 1 1", True),
+        ("RUNNING", "{here}1", False),
+        ("FINISHED", "{here}", False),
+        ("KILLED", "", False),
+    ],
+)
+def test_a_run_may_be_written_unless_it_has_ended_or_its_process_is_gone(status: str, process: str, expected: bool) -> None:
+    tags = {store.PROCESS: process.format(here=store.process(os.getpid()))}
+    assert store.may_be_written(Record("1", "run", status, {}, tags, {}, False, None, False)) is expected
+
+
+def denied(code: str, said: str) -> MlflowException:
+    error = MlflowException(said)
+    error.error_code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (ParamsError("as it is"), ParamsError, "as it is"),
+        (
+            denied("PERMISSION_DENIED", "no"),
+            AccessError,
+            "{uri} does not let this user do it (no); MLFLOW_TRACKING_USERNAME names the user",
+        ),
+        (denied("INVALID_PARAMETER_VALUE", "no"), IntegrityError, "MLflow refuses it (no)"),
+        (denied("BAD_REQUEST", "no"), IntegrityError, "MLflow refuses it (no)"),
+        (denied("INTERNAL_ERROR", "no"), PipelineError, "the MLflow store {uri} does not answer (no)"),
+        (OSError(errno.ENOSPC, "full", "a/file"), OSError, f"[Errno {errno.ENOSPC}] full: 'a/file'"),
+        (OSError(errno.EDQUOT, "full"), OSError, f"[Errno {errno.EDQUOT}] full: '{{uri}}'"),
+        (
+            OSError(errno.ECONNREFUSED, "refused"),
+            PipelineError,
+            f"the MLflow store {{uri}} does not answer ([Errno {errno.ECONNREFUSED}] refused)",
+        ),
+        (ValueError("disk I/O error"), OSError, f"[Errno {errno.ENOSPC}] disk I/O error: '{{file}}'"),
+        (ValueError("database or disk is full"), OSError, f"[Errno {errno.ENOSPC}] database or disk is full: '{{file}}'"),
+        (
+            ValueError("attempt to write a readonly database"),
+            OSError,
+            f"[Errno {errno.EROFS}] attempt to write a readonly database: '{{file}}'",
+        ),
+    ],
+)
+def test_an_error_of_the_store_is_one_line_of_its_kind(
+    error: Exception, kind: type[Exception], said: str, workspace: Path
+) -> None:
+    found = store.explained(error)
+    assert type(found) is kind
+    assert str(found) == said.format(uri=f"sqlite:///{workspace}/mlflow.db", file=workspace / "mlflow.db")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_filter_that_mlflow_refuses_is_named_with_one_that_is_allowed() -> None:
+    with store.start("four", {}) as run:
+        run.log_params({"beta": 4.0})
+    with store.start("one", {}):
+        pass
+    assert [record.name for record, _ in store.records(wanted="params.beta = '4'")] == ["four"]
+    with pytest.raises(
+        ParamsError, match=r"^MLflow refuses the filter beta 4 \(.+\); allowed is one as in `latent compare --filter "
+    ):
+        store.records(wanted="beta 4")
+    client, experiment = store.connect()
+    client.delete_run(run.id)
+    assert [record.name for record, _ in store.records()] == ["one"]
+    assert [(record.name, record.is_deleted) for record, _ in store.records(deleted=True)] == [("one", False), ("four", True)]
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"

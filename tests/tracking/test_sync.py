@@ -24,6 +24,7 @@ from pipeline.tracking import dvc_files, events
 from pipeline.tracking import store as tracking
 from pipeline.tracking.database import locked
 from pipeline.tracking.dvc_lock import Stage
+from pipeline.tracking.logged_model import NOTE
 from pipeline.tracking.run import Run
 from tests.tracking.fake_training import history, settings
 from tests.tracking.repository import Repository, git, write
@@ -48,7 +49,11 @@ def contents() -> dict[str, dict[str, Any]]:
         values = {"name": record.name, "status": record.status, "params": record.params, "tags": tags, "points": points}
         key = record.tags.get("model.md5", record.id) + record.tags.get("dvc.stage", "")
         assert key not in found, "one run for each"
-        found[key] = values | {"data": data, "files": files, "model": bool(record.model_id)}
+        model = client.get_logged_model(record.model_id) if record.model_id else None
+        about = (model.name, str(model.status), model.params, model.tags["input"], model.tags[NOTE]) if model else ()
+        shown = {metric.key: metric.value for metric in model.metrics or []} if model else {}
+        found[key] = values | {"data": data, "files": files, "numbers": shown}
+        found[key] |= {"model": [str(part).replace(str(record.model_id), "ID") for part in about]}
     return found
 
 
@@ -95,9 +100,19 @@ def test_deleted_store_comes_back(repository: Repository) -> None:
 
     delete_store()
     printed = synced()
-    assert "β=4 vae seed=1 16-8-2 (four): rebuilt with" in printed
-    assert "3 of them new or incomplete" in printed
+    store = tracking.store_uri()
+    assert [line for line in printed.splitlines() if line.startswith("sync: ")] == [
+        "sync: ae seed=1 16-8-2: rebuilt with 4 tags, 19 params, 1 inputs, 12 points, 4 metrics, 2 files, 1 models",
+        "sync: β=1 vae seed=1 16-8-2: rebuilt with 7 tags, 21 params, 1 inputs, 16 points, 8 metrics, 9 files, 1 models",
+        "sync: β=4 vae seed=1 16-8-2 (four): rebuilt with 6 tags, 21 params, 1 inputs, 16 points, 5 metrics, 2 files, 1 models",
+        f"sync: 3 trainings in DVC's files, 3 of them new or incomplete in {store}",
+    ]
     after = contents()
+    for record, _ in tracking.records():  # DVC's files have no times but that of the commit or the lock file
+        client = MlflowClient(store)
+        times = client.get_run(record.id).info
+        assert times.end_time == times.start_time
+        assert {point.timestamp for point in client.get_metric_history(record.id, "val/loss")} == {times.start_time}
     assert after.keys() == before.keys()
     for key in before:
         for what in before[key]:
