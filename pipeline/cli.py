@@ -11,7 +11,7 @@ import click
 from pipeline import __version__
 from pipeline.errors import PipelineError, one_line
 from pipeline.inference.commands import COMMANDS
-from pipeline.options import PATH
+from pipeline.options import PATH, show
 from pipeline.startup import repository_root
 from pipeline.sweeps.commands import search, sweep
 
@@ -100,17 +100,12 @@ def compare(
     dpi: int,
 ) -> None:
     """Compare MLflow's runs: a table here, figures in --out."""
-    from rich.console import Console
-
     from pipeline.reporting.compare import render, select
     from pipeline.reporting.compare_figures import write_comparison
     from pipeline.tracking.store import records
 
     compared = select(records(experiment, wanted=wanted), dataset, model, tags, data, top, metric)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with console.capture() as table:  # it would end the process with 1 when the reader has gone
-        console.print(render(compared))
-    click.echo(table.get(), nl=False)
+    show(render(compared))
     figures = write_comparison(compared, out, dpi)
     if not all(run.alive for run in compared.runs):
         raise PipelineError("the MLflow store stopped answering; what is drawn is incomplete")

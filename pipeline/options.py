@@ -1,9 +1,13 @@
-"""Types of command line options."""
+"""What the commands share: types of options, and how a table is shown."""
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class PathFromHere(click.Path):
@@ -48,3 +52,21 @@ class ImageOrIndex(PathFromHere):
 
 
 PATH = PathFromHere()
+
+
+def show(table: "Table") -> None:
+    """Print a table as wide as the terminal, or 120 columns wide in a log, and wider where columns that do not wrap need it.
+
+    So no number is cut. A terminal that is too narrow breaks the lines itself.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=10_000)).minimum)
+    with console.capture() as drawn:  # printed by rich, it would end the process with 1 when the reader has gone
+        console.print(table)
+    click.echo(drawn.get(), nl=False)

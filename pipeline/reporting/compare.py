@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import OverflowMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -180,12 +179,13 @@ def render(compared: Comparison) -> Table:
     rows, number = compared.listed(), len(compared.table)
     cut = f"{len(rows)} of {number:,} runs, of the best settings by {compared.metric}; runs.csv has all"
     title = f"Runs on {escape(compared.dataset)}, nats per test image"
-    table = Table(title=title, box=SIMPLE_HEAD, caption=cut if len(rows) < number else None)
+    table = Table(
+        title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=cut if len(rows) < number else None
+    )
     for column in shown(rows):
         is_text = column in ("name", "role", "model", "experiment")
-        is_long = column == "experiment"  # whose whole name a command of DVC's needs
-        overflow: OverflowMethod = "fold" if is_long else "ellipsis"
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_long, overflow=overflow)
+        # A command of DVC's needs an experiment's whole name, and a number that is cut would be another one.
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in texts(rows):
         table.add_row(*map(escape, row))
     return table

@@ -1,6 +1,5 @@
 """The commands of ``latent`` that train many models. They import heavy modules when they run, so that --help is fast."""
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -9,11 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.errors import ParamsError, PipelineError
-from pipeline.options import PATH
+from pipeline.options import PATH, show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pipeline.sweeps.sweep import Configuration
 
 _OPTIONS = [
@@ -36,15 +33,6 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 def _check_address(address: str | None, backend: str) -> None:
     if address and backend == "local":
         raise click.BadParameter("allowed with --backend ray and slurm", param_hint="'--address'")
-
-
-def _show(table: "Table") -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with console.capture() as drawn:
-        console.print(table)
-    click.echo(drawn.get(), nl=False)
 
 
 def _end(command: str | None, save: Path | None, groups: "list[Configuration]", errors: Mapping[str, PipelineError]) -> None:
@@ -95,7 +83,7 @@ def sweep(
     params = load_params()
     axes = parse_axes(params, model, [*grid, *more])
     found = run_all(params, model, axes, backend, cpus or params.pool.threads, gpus, address, out)
-    _show(table(found.configurations))
+    show(table(found.configurations))
     click.echo(f"sweep: {out / 'sweep.csv'}, and result.json of each trial in {out}")
     _end(found.command, save, found.configurations, found.errors)
 
@@ -199,12 +187,12 @@ def search(
         study = study or Study(out / "study.jsonl", settings)
         study.check(settings)
         groups, errors = run_all(study, trials, make, backend, Resources(cpus, gpus, address, root() / out), seeds, best)
-    _show(trials_table(study))
+    show(trials_table(study))
     click.echo("\n".join(summary(study)))
     click.echo(f"search: {out / 'search.png'}, {out / 'search.csv'}, and the trials in {out / 'trials'}")
     if groups:
         click.echo("with several seeds:")
-        _show(table(groups))
+        show(table(groups))
     is_sure = groups and groups[0].is_complete
     winner = groups[0].trials[0] if is_sure else make(study.best()[0].params, Path())
     _end(command(winner, params), save, groups, errors)

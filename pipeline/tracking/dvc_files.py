@@ -51,11 +51,13 @@ def trained(source: Source) -> Iterator[Stage]:
 
 def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
     """Return a stage's metrics file, flat, or nothing where there is none that this version reads."""
-    file = source.fetch(stage, stage.out("_train.json") or stage.out(".json"))
+    path = stage.out("_train.json") or stage.out(".json")
+    file = source.fetch(stage, path)
     try:
         return flatten(load_json(file)) if file else {}
     except UNREADABLE as error:
-        click.echo(f"sync: {stage.out('.json')} is left out ({reason(error)})", err=True)
+        said = reason(error).removeprefix(f"{file}: ").partition(";")[0]  # of a copy, which the advice does not concern
+        click.echo(f"sync: {path} is left out ({said})", err=True)
         return {}
 
 
