@@ -3,7 +3,7 @@
 One after another with two threads each; one after another, each on two ranks as torchrun starts them; and all at once with one
 thread each. All run in processes of :mod:`pipeline.sweeps.pool`. Images/s are of the steps of all trainings over the time from
 the first training's start to the last one's end. So the start of a process counts where a training waited for a free core; with
-few images it counts too much. ``--shards`` measures what more shards cost one training, with one thread, too.
+few images it counts too much. ``--shards`` also measures one training with more shards, on one thread.
 """
 
 import os
@@ -79,6 +79,8 @@ def law(x: Sequence[int], seconds: Sequence[float], unit: str) -> str:
 
 def whole_numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
     """Return the numbers of an option, which stand between commas."""
+    if value and not all(part.isdecimal() and int(part) for part in value.split(",")):
+        raise click.BadParameter(f"{value!r}; allowed are whole numbers between commas, such as 1,2,4", context, option)
     return [int(part) for part in value.split(",") if part]
 
 
@@ -111,6 +113,7 @@ def main(models: list[int], shards: list[int], images: int, epochs: int, rounds:
             ("shards", "images/s, one thread"),
             [[str(number), f"{value:,.0f}"] for number, value in zip(shards, found, strict=True)],
         )
+    if len(shards) > 2:
         steps = [load_params(ROOT / "params.yaml").train.batch_size / value for value in found]
         click.echo(f"\nA step of one thread: {law(shards, steps, 'shard')}")
 

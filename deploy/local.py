@@ -150,7 +150,8 @@ def answers(path: str) -> Callable[[], bool]:
     """Return a function that asks whether a server answers with success."""
 
     def ask() -> bool:
-        with suppress(OSError), build_opener(ProxyHandler({})).open(path, timeout=5):  # a proxy has another loopback
+        opener = build_opener(ProxyHandler({}))  # without a proxy, whose 127.0.0.1 is another machine
+        with suppress(OSError), opener.open(path, timeout=5):
             return True
         return False
 

@@ -111,9 +111,13 @@ def reason(error: Exception) -> str:
 
     >>> reason(OSError("Max retries exceeded (Caused by ResponseError('too many 503 error responses'))"))
     "ResponseError('too many 503 error responses')"
+    >>> reason(ValueError("unmatched )"))
+    'unmatched )'
     """
-    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", str(error).rpartition("(Caused by ")[2])[0]
-    message = message.removesuffix(")" * (message.count(")") - message.count("(")))  # those around the cause
+    _, caused, text = str(error).rpartition("(Caused by ")
+    message = re.split(r"\s*\[SQL:|\s*\(Background on this error", text)[0]
+    if caused:
+        message = message.removesuffix(")" * (message.count(")") - message.count("(")))  # those around the cause
     return redact(" ".join(message.split()))[:300] or type(error).__name__
 
 

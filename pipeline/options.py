@@ -57,16 +57,22 @@ PATH = PathFromHere()
 def show(table: "Table") -> None:
     """Print a table as wide as the terminal, or 120 columns wide in a log, and wider where columns that do not wrap need it.
 
-    So no number is cut. A terminal that is too narrow breaks the lines itself.
+    So no number is cut. Words of columns that wrap are broken. A terminal that is too narrow breaks the lines itself.
     """
     from rich.cells import cell_len
     from rich.console import Console
 
+    terminal = Console(width=None if sys.stdout.isatty() else 120)
     for column in table.columns:
         if column.no_wrap:
             column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=10_000)).minimum)
+        else:
+            column.max_width = 12  # while the table is measured
+    needed = terminal.measure(table, options=terminal.options.update(max_width=10_000)).minimum
+    for column in table.columns:
+        column.max_width = None
+    # With a height, too: else rich takes a terminal of the type dumb for 80 columns wide.
+    console = Console(width=max(terminal.width, needed), height=terminal.height)
     with console.capture() as drawn:  # printed by rich, it would end the process with 1 when the reader has gone
         console.print(table)
     click.echo(drawn.get(), nl=False)

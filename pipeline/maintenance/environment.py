@@ -131,12 +131,16 @@ def dvc() -> Iterator[Finding]:
     local = " (with .dvc/config.local)" if Path(".dvc/config.local").exists() else ""
     yield Finding("ok", "dvc", f"cache {found.objects.parents[1]}, {len(found.remotes)} remotes{local}")
     for name, remote in found.remotes.items():
-        url, text = remote["url"], "you may not read it or may not write to it"
-        if "://" not in url and not Path(url).is_dir():
+        url = remote["url"]
+        if "://" in url:
+            pass  # only a pull tells
+        elif not Path(url).is_dir():
             cure = f"mount it, or `dvc remote modify {name} url FOLDER`"
             yield Finding("warning", "dvc", f"remote {name}: there is no folder {url}", cure)
-        elif "://" not in url and not os.access(url, os.R_OK | os.W_OK | os.X_OK):
-            yield Finding("warning", "dvc", f"remote {name}: {text}", f"`ls -ld {quote(url)}` says who may")
+        elif not os.access(url, os.R_OK | os.X_OK):
+            yield Finding("warning", "dvc", f"remote {name}: you may not read it", f"`ls -ld {quote(url)}` says who may")
+        elif not os.access(url, os.W_OK):
+            yield Finding("ok", "dvc", f"remote {name}: you may read it and not write to it, so `dvc push` fails")
         if not remote.get("verify"):
             text = f"remote {name}: what is pulled is not checked"
             yield Finding("warning", "dvc", text, f"`dvc remote modify {name} verify true`")

@@ -184,7 +184,8 @@ def render(compared: Comparison) -> Table:
     )
     for column in shown(rows):
         is_text = column in ("name", "role", "model", "experiment")
-        # A command of DVC's needs an experiment's whole name, and a number that is cut would be another one.
+        # A command of DVC's needs an experiment's whole name. pipeline.options.show gives columns that do not wrap all their
+        # width, as a number that is cut would be another one.
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in texts(rows):
         table.add_row(*map(escape, row))

@@ -28,7 +28,7 @@ def table(study: Study) -> Table:
     """Return the table of the best trials for a terminal."""
     drawn, metric = Table(box=SIMPLE_HEAD), study.settings.metric
     for title in ("trial", *study.settings.space, f"{metric}, nats", "best epoch"):
-        drawn.add_column(title, justify="right", no_wrap=True)
+        drawn.add_column(title, justify="right", no_wrap=True)  # a number that is cut would be another one
     for trial in study.best()[:SHOWN]:
         drawn.add_row(str(trial.number), *map(text, trial.params.values()), f"{trial.value:.3f}", str(trial.epoch))
     return drawn

@@ -19,6 +19,11 @@ UNREADABLE = (IntegrityError, ArithmeticError, AttributeError, KeyError, Recursi
 _LIMIT = 2**31  # of a whole number that MLflow is given
 
 
+def why(error: Exception, copy: Path | None) -> str:
+    """Return the reason of an error without the name of a temporary copy and without advice, which is not for a copy."""
+    return reason(error).removeprefix(f"{copy}: ").partition("; ")[0]
+
+
 def comparison_model(group: Stage, weights: str, file: Path) -> Stage:
     """Return a stage for one model of a ``train_comparison``, with seed, model and beta of its folder and its weights' header."""
     _, header = load_arrays(file)
@@ -40,13 +45,14 @@ def trained(source: Source) -> Iterator[Stage]:
         elif stage.module == "train_comparison":
             group = source.unfolded(stage)
             for weights in (path for path in group.outs if path.endswith(".safetensors")):
+                file = None
                 try:
                     if file := source.fetch(group, weights):
                         yield comparison_model(group, weights, file)
                     else:
                         click.echo(f"sync: {weights} is neither here nor in DVC's cache; `dvc pull` brings it", err=True)
                 except UNREADABLE as error:
-                    click.echo(f"sync: {weights} is left out, not of this version ({reason(error)})", err=True)
+                    click.echo(f"sync: {weights} is left out, not of this version ({why(error, file)})", err=True)
 
 
 def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
@@ -56,8 +62,7 @@ def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
     try:
         return flatten(load_json(file)) if file else {}
     except UNREADABLE as error:
-        said = reason(error).removeprefix(f"{file}: ").partition(";")[0]  # of a copy, which the advice does not concern
-        click.echo(f"sync: {path} is left out ({said})", err=True)
+        click.echo(f"sync: {path} is left out ({why(error, file)})", err=True)
         return {}
 
 

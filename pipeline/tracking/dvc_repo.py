@@ -125,9 +125,10 @@ def _workspace() -> DVCFileSystem:
         if (known := describe(error)) and known[1] == NO_SPACE:
             if getattr(error, "filename", None):
                 raise
-            folder = os.environ.get("DVC_SITE_CACHE_DIR") or ".dvc/tmp"  # of its databases, which sqlite's errors do not name
-            cure = f"make room, or `chmod -R u+rwX {quote(folder)}` if it is yours, then run again"
-            raise SpaceError(f"DVC cannot use {folder} ({reason(error)}); {cure}") from None
+            folder = os.environ.get("DVC_SITE_CACHE_DIR")  # which sqlite's errors do not name
+            own = f"`chmod -R u+rwX {quote(folder)}` if it is yours" if folder else "`latent doctor` names folders of others"
+            where = folder or "the folder of its databases"
+            raise SpaceError(f"DVC cannot use {where} ({reason(error)}); make room, or {own}, then run again") from None
         message = f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"
         raise IntegrityError(message) from None
     if not is_repository:

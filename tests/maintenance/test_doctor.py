@@ -280,7 +280,10 @@ def test_a_remote_that_this_user_may_not_use(whole: Path, monkeypatch: pytest.Mo
     (whole / "a remote").mkdir()
     (whole / ".dvc/config.local").write_text("['remote \"disk\"']\n    url = ../a remote\n    verify = true\n")
     assert levels(environment.dvc) == {"ok"}
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for a user who is not root
+    monkeypatch.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0)  # as for a user who is not root
+    assert any("remote disk: you may read it and not write to it, so `dvc push` fails" in line for line in lines(environment.dvc))
+    assert levels(environment.dvc) == {"ok"}, "as a mirror for a team may be"
+    monkeypatch.setattr(os, "access", lambda path, mode: mode & os.R_OK == 0)
     (found,) = [finding for finding in environment.dvc() if finding.level == "warning"]
     assert "you may not read it" in found.text
     assert subprocess.run(found.cure.split("`")[1], shell=True).returncode == 0  # noqa: S602
@@ -288,8 +291,9 @@ def test_a_remote_that_this_user_may_not_use(whole: Path, monkeypatch: pytest.Mo
 
 def test_databases_of_dvc_that_cannot_be_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:  # as for a user who is not root
-        raise sqlite3.OperationalError("attempt to write a readonly database")
+        raise refused
 
+    refused: Exception = sqlite3.OperationalError("attempt to write a readonly database")
     monkeypatch.setattr(dvc_repo, "DVCFileSystem", refuse)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(whole / "of all"))
     found = doctor()
@@ -297,6 +301,8 @@ def test_databases_of_dvc_that_cannot_be_written(whole: Path, monkeypatch: pytes
         f"problem  dvc: DVC cannot use {whole}/of all (attempt to write a readonly database); "
         f"make room, or `chmod -R u+rwX '{whole}/of all'` if it is yours, then run again"
     ]
+    refused = PermissionError(13, "Permission denied", "a/b")
+    assert "problem  dvc: a/b: Permission denied; make room or make it writable, then run again" in doctor().stdout
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\0", '{"write": {"a": {"cmd": "dvc"}}}'])

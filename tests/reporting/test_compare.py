@@ -1,5 +1,6 @@
 """Runs of one data set are put in one table; which runs, and what is refused."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -249,21 +250,30 @@ def test_the_table_on_a_terminal() -> None:
     assert list(filter(None, lines)) == TABLE.splitlines()
 
 
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
 @pytest.mark.parametrize("width", [20, 80, 100])
 def test_no_number_is_cut_on_a_narrow_terminal(
-    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    width: int, term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("LINES", "25")
+    monkeypatch.setenv("TERM", term)
     scores = {"test_recon": 1132.2071, "test_kl": 6.5, "test_elbo": -1138.7}
     runs = [found(f"\u03b2={n} vae seed=1 512-256-2", n, metrics=scores, **{"dvc.exp.name": f"run{n}"}) for n in (1, 2)]
     show(render(select(runs, None, None, {})))
-    shown = capsys.readouterr().out
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "\u2026" not in shown
     for word in ("latent_dim", "1132.21", "-1138.70", "512-256-2", "run1", "run2"):
         assert word in shown
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= max(width, 82)
+
+
+def test_a_long_experiment_makes_no_table_wider(capsys: pytest.CaptureFixture[str]) -> None:
+    show(render(select([found("a", 1, **{"dvc.exp.name": "x" * 150})], None, None, {})))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert shown.count("x") == 150 + 1  # of the column's title
 
 
 def test_a_long_experiment_is_broken_and_not_cut_on_a_narrow_terminal() -> None:

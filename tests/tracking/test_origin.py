@@ -93,8 +93,9 @@ def test_a_commit_is_found_by_its_revision_or_by_the_name_of_one_experiment(comm
         assert str(caught.value) == f"{name!r} is neither a revision of this repository nor an experiment; {cure}"
 
 
-@pytest.mark.usefixtures("workspace")
-def test_what_git_says_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_git_says_is_in_the_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workspace.parent))
     with pytest.raises(ParamsError, match=r"^git rev-parse: fatal: not a git repository"):
         origin.git("rev-parse", "HEAD")
     monkeypatch.setenv("PATH", "")
