@@ -71,7 +71,7 @@ test: env ## Run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 coverage: env ## Run the tests and print the lines that none of them runs
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --cov --cov-report term-missing:skip-covered --cov-fail-under 92
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --cov --cov-report term-missing:skip-covered --cov-fail-under 92
 
 check: env ## Lint, format and type checks, the same as pre-commit and CI
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from zipfile import ZipFile
 import click
 import pytest
 from click.testing import CliRunner, Result
+from rich.table import Table
 
 import pipeline
 from pipeline.cli import main
@@ -154,7 +155,7 @@ def test_sweep_passes_its_options_on_and_shows_and_saves_what_it_found(monkeypat
 def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(alive=False)
     fake(monkeypatch, "pipeline.tracking.store", records=lambda experiment, wanted: [experiment, wanted])
-    fake(monkeypatch, "pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[run]), render=str)
+    fake(monkeypatch, "pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[run]), render=lambda _: Table())
     fake(monkeypatch, "pipeline.reporting.compare_figures", write_comparison=lambda *given: ["curves"])
     result = call("compare")
     assert (result.exit_code, result.stderr) == (1, "error: the MLflow store stopped answering; what is drawn is incomplete\n")
@@ -165,11 +166,12 @@ def test_compare_says_when_the_store_stopped_answering(monkeypatch: pytest.Monke
 READ_BY_NOBODY = """
 import sys
 from types import ModuleType, SimpleNamespace
+from rich.table import Table
 def fake(name, **content):
     sys.modules[name] = module = ModuleType(name)
     vars(module).update(content)
 fake("pipeline.tracking.store", records=lambda experiment, wanted: [])
-fake("pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[]), render=lambda compared: "a table")
+fake("pipeline.reporting.compare", select=lambda *given: SimpleNamespace(runs=[]), render=lambda compared: Table("a table"))
 fake("pipeline.reporting.compare_figures", write_comparison=lambda *given: [])
 from pipeline.cli import main
 main(["compare"])
