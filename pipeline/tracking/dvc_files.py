@@ -19,7 +19,7 @@ UNREADABLE = (IntegrityError, ArithmeticError, AttributeError, KeyError, Recursi
 _LIMIT = 2**31  # of a whole number that MLflow is given
 
 
-def why(error: Exception, copy: Path | None) -> str:
+def reason_of_copy(error: Exception, copy: Path | None) -> str:
     """Return the reason of an error without the name of a temporary copy and without advice, which is not for a copy."""
     return reason(error).removeprefix(f"{copy}: ").partition("; ")[0]
 
@@ -52,7 +52,7 @@ def trained(source: Source) -> Iterator[Stage]:
                     else:
                         click.echo(f"sync: {weights} is neither here nor in DVC's cache; `dvc pull` brings it", err=True)
                 except UNREADABLE as error:
-                    click.echo(f"sync: {weights} is left out, not of this version ({why(error, file)})", err=True)
+                    click.echo(f"sync: {weights} is left out, not of this version ({reason_of_copy(error, file)})", err=True)
 
 
 def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read_metrics(source: Source, stage: Stage) -> dict[str, Any]:
     try:
         return flatten(load_json(file)) if file else {}
     except UNREADABLE as error:
-        click.echo(f"sync: {path} is left out ({why(error, file)})", err=True)
+        click.echo(f"sync: {path} is left out ({reason_of_copy(error, file)})", err=True)
         return {}
 
 

@@ -126,7 +126,7 @@ def _workspace() -> DVCFileSystem:
             if getattr(error, "filename", None):
                 raise
             folder = os.environ.get("DVC_SITE_CACHE_DIR")  # which sqlite's errors do not name
-            own = f"`chmod -R u+rwX {quote(folder)}` if it is yours" if folder else "`latent doctor` names folders of others"
+            own = f"`chmod -R u+rwX {quote(folder)}` if it is yours" if folder else "see what `latent doctor` finds"
             where = folder or "the folder of its databases"
             raise SpaceError(f"DVC cannot use {where} ({reason(error)}); make room, or {own}, then run again") from None
         message = f"DVC cannot read its configuration ({reason(error)}); correct it, `dvc config --list` tries it"

@@ -16,7 +16,16 @@ from pipeline.errors import AccessError, IntegrityError, reason
 from pipeline.storage import load_json
 from pipeline.tracking import events, store
 from pipeline.tracking.database import locked
-from pipeline.tracking.dvc_files import UNREADABLE, check, read_download, read_history, read_metrics, settings, trained, why
+from pipeline.tracking.dvc_files import (
+    UNREADABLE,
+    check,
+    read_download,
+    read_history,
+    read_metrics,
+    reason_of_copy,
+    settings,
+    trained,
+)
 from pipeline.tracking.dvc_lock import Stage, version_of
 from pipeline.tracking.dvc_repo import Source, sources
 from pipeline.tracking.failures import SYNC
@@ -141,7 +150,7 @@ class Training:
                         if claims := load_json(ledger).get("claims"):  # which an earlier version has not
                             events.log_claims(run, claims)
                     except UNREADABLE as error:
-                        click.echo(f"sync: {stage.out('.json')} is left out ({why(error, ledger)})", err=True)
+                        click.echo(f"sync: {stage.out('.json')} is left out ({reason_of_copy(error, ledger)})", err=True)
             if stage.module == "explorer":
                 for page in files(stage, ".html"):
                     run.log_file(page)
